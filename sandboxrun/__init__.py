@@ -10,47 +10,55 @@ TYPE_CHECKING = False  # not typing's: a ^C while that is read would show a trac
 if TYPE_CHECKING:
     from typing import Any
 
-    from sandboxrun.api.processes import ProcessFailed
-    from sandboxrun.api.service import (
-        ExecResult,
-        ExecTimeout,
-        Sandbox,
-        SandboxCaptured,
-        SandboxCreated,
-        SandboxEnded,
-        SandboxEvent,
-        SandboxKept,
-        SandboxReaped,
-        SandboxRemoved,
-        SandboxService,
-        SandboxStarted,
-    )
-    from sandboxrun.api.settings import Settings
-    from sandboxrun.api.spawner import AgentResult, AgentSession, AgentSpawner, AgentState
-    from sandboxrun.backend.docker.client import connect
-    from sandboxrun.backend.errors import (
-        DependencyFailed,
-        EngineError,
-        EngineTimeout,
-        EngineUnreachable,
-        LockHeld,
-        LockLost,
-        NameConflict,
-        NotFound,
-        RegistryError,
-        Unsupported,
-    )
-    from sandboxrun.errors import ApplyError, PlanError, ProfileError, SandboxrunError, UsageError
-    from sandboxrun.evidence.checking import verify_chain
-    from sandboxrun.evidence.errors import EvidenceError
-    from sandboxrun.evidence.store import Store, last_line
-    from sandboxrun.lifecycle.apply import ApplySettings, apply, destroy, plan
-    from sandboxrun.lifecycle.job import WaitTimeout
-    from sandboxrun.lifecycle.run import RunFailed
-    from sandboxrun.lifecycle.verify import Unverified
-    from sandboxrun.probe.verdicts import Finding, Verdict
-    from sandboxrun.profile.loader import load
-    from sandboxrun.profile.variables import Inputs
+    from sandboxrun.api.processes import ProcessFailed as ProcessFailed
+    from sandboxrun.api.service import ExecResult as ExecResult
+    from sandboxrun.api.service import ExecTimeout as ExecTimeout
+    from sandboxrun.api.service import Sandbox as Sandbox
+    from sandboxrun.api.service import SandboxCaptured as SandboxCaptured
+    from sandboxrun.api.service import SandboxCreated as SandboxCreated
+    from sandboxrun.api.service import SandboxEnded as SandboxEnded
+    from sandboxrun.api.service import SandboxEvent as SandboxEvent
+    from sandboxrun.api.service import SandboxKept as SandboxKept
+    from sandboxrun.api.service import SandboxReaped as SandboxReaped
+    from sandboxrun.api.service import SandboxRemoved as SandboxRemoved
+    from sandboxrun.api.service import SandboxService as SandboxService
+    from sandboxrun.api.service import SandboxStarted as SandboxStarted
+    from sandboxrun.api.settings import Settings as Settings
+    from sandboxrun.api.spawner import AgentResult as AgentResult
+    from sandboxrun.api.spawner import AgentSession as AgentSession
+    from sandboxrun.api.spawner import AgentSpawner as AgentSpawner
+    from sandboxrun.api.spawner import AgentState as AgentState
+    from sandboxrun.backend.docker.client import connect as connect
+    from sandboxrun.backend.errors import DependencyFailed as DependencyFailed
+    from sandboxrun.backend.errors import EngineError as EngineError
+    from sandboxrun.backend.errors import EngineTimeout as EngineTimeout
+    from sandboxrun.backend.errors import EngineUnreachable as EngineUnreachable
+    from sandboxrun.backend.errors import LockHeld as LockHeld
+    from sandboxrun.backend.errors import LockLost as LockLost
+    from sandboxrun.backend.errors import NameConflict as NameConflict
+    from sandboxrun.backend.errors import NotFound as NotFound
+    from sandboxrun.backend.errors import RegistryError as RegistryError
+    from sandboxrun.backend.errors import Unsupported as Unsupported
+    from sandboxrun.errors import ApplyError as ApplyError
+    from sandboxrun.errors import PlanError as PlanError
+    from sandboxrun.errors import ProfileError as ProfileError
+    from sandboxrun.errors import SandboxrunError as SandboxrunError
+    from sandboxrun.errors import UsageError as UsageError
+    from sandboxrun.evidence.checking import verify_chain as verify_chain
+    from sandboxrun.evidence.errors import EvidenceError as EvidenceError
+    from sandboxrun.evidence.store import Store as Store
+    from sandboxrun.evidence.store import last_line as last_line
+    from sandboxrun.lifecycle.apply import ApplySettings as ApplySettings
+    from sandboxrun.lifecycle.apply import apply as apply
+    from sandboxrun.lifecycle.apply import destroy as destroy
+    from sandboxrun.lifecycle.apply import plan as plan
+    from sandboxrun.lifecycle.job import WaitTimeout as WaitTimeout
+    from sandboxrun.lifecycle.run import RunFailed as RunFailed
+    from sandboxrun.lifecycle.verify import Unverified as Unverified
+    from sandboxrun.probe.verdicts import Finding as Finding
+    from sandboxrun.probe.verdicts import Verdict as Verdict
+    from sandboxrun.profile.loader import load as load
+    from sandboxrun.profile.variables import Inputs as Inputs
 
 _HOME = {
     name: module
@@ -77,58 +85,7 @@ _HOME = {
     }.items()
     for name in names.split()
 }
-__all__ = [
-    "AgentResult",
-    "AgentSession",
-    "AgentSpawner",
-    "AgentState",
-    "ApplyError",
-    "ApplySettings",
-    "DependencyFailed",
-    "EngineError",
-    "EngineTimeout",
-    "EngineUnreachable",
-    "EvidenceError",
-    "ExecResult",
-    "ExecTimeout",
-    "Finding",
-    "Inputs",
-    "LockHeld",
-    "LockLost",
-    "NameConflict",
-    "NotFound",
-    "PlanError",
-    "ProcessFailed",
-    "ProfileError",
-    "RegistryError",
-    "RunFailed",
-    "Sandbox",
-    "SandboxCaptured",
-    "SandboxCreated",
-    "SandboxEnded",
-    "SandboxEvent",
-    "SandboxKept",
-    "SandboxReaped",
-    "SandboxRemoved",
-    "SandboxService",
-    "SandboxStarted",
-    "SandboxrunError",
-    "Settings",
-    "Store",
-    "Unsupported",
-    "Unverified",
-    "UsageError",
-    "Verdict",
-    "WaitTimeout",
-    "__version__",
-    "apply",
-    "connect",
-    "destroy",
-    "last_line",
-    "load",
-    "plan",
-    "verify_chain",
-]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> "Any":

@@ -57,13 +57,9 @@ class Diagnostic(Data):
 
     def __str__(self) -> str:
         """The text a person sees: place and message, the source line, a caret, the help."""
-        if self.span is None:
-            head, quoted = f"{self.severity}: {printable(self.message)}", []
-        else:
-            head = f"{printable(str(self.span))}: {self.severity}: {printable(self.message)}"
-            quoted = _quote(self.span)
-        help = self.helped(self.argument)
-        return "\n".join([head, *quoted, *([f"  help: {printable(help)}"] if help else [])])
+        head, help = f"{self.severity}: {printable(self.message)}", self.helped(self.argument)
+        lines = [head] if self.span is None else [f"{printable(str(self.span))}: {head}", *_quote(self.span)]
+        return "\n".join([*lines, *([f"  help: {printable(help)}"] if help else [])])
 
     @property
     def order(self) -> tuple[str, int, int, str]:
@@ -81,11 +77,10 @@ def _quote(span: Span) -> list[str]:
     window = line[start : start + _WIDTH]
     caret_at = min(span.column - 1 - start, len(window))
     length = max(1, min(span.length, len(window) - caret_at))
-    number = str(span.line)
-    gutter = " " * len(number)
     lead = "".join("\t" if c == "\t" else " " for c in window[:caret_at])
     shown = "".join(c if c == "\t" or c.isprintable() else "?" for c in window)
-    return [f"  {number} | {shown.rstrip()}".rstrip(), f"  {gutter} | {lead}{'^' * length}"]
+    gutter = " " * len(str(span.line))
+    return [f"  {span.line} | {shown.rstrip()}".rstrip(), f"  {gutter} | {lead}{'^' * length}"]
 
 
 def printable(text: str) -> str:
@@ -258,19 +253,21 @@ def _spellings(value: bytes) -> Iterator[bytes]:
     yield value[::-1]
 
 
+def _every(sensitive: frozenset[str]) -> Iterator[bytes]:
+    return (form for text in sensitive for form in spellings(text.encode("utf-8", "surrogateescape")))
+
+
 @functools.lru_cache(maxsize=16)
 def _pattern(sensitive: frozenset[str]) -> re.Pattern[str] | None:
     """Finds every spelling that is long enough, longer ones first."""
-    coded = (text.encode("utf-8", "surrogateescape") for text in sensitive)
-    forms = {form.decode("utf-8", "surrogateescape") for value in coded for form in spellings(value)}
+    forms = {form.decode("utf-8", "surrogateescape") for form in _every(sensitive)}
     long = sorted((form for form in forms if len(form) >= SHORTEST), key=lambda form: (-len(form), form))
     return re.compile("|".join(map(re.escape, long))) if long else None
 
 
 def longest_spelling(sensitive: frozenset[str]) -> int:
     """Bytes of the longest text that `redact` looks for; 0 for none."""
-    coded = (text.encode("utf-8", "surrogateescape") for text in sensitive)
-    return max((len(form) for value in coded for form in spellings(value)), default=0)
+    return max(map(len, _every(sensitive)), default=0)
 
 
 def redact(text: str, sensitive: Iterable[str]) -> str:

@@ -49,8 +49,10 @@ class Opened:
         if self._span is None:
             return
         with suppress(Exception):
-            known = {name: _plain(value) for name, value in attributes.items() if value not in (None, "")}
-            self._span.set_attributes(known)
+            for name, value in attributes.items():
+                if value not in (None, ""):
+                    plain = isinstance(value, bool | int | float)
+                    self._span.set_attribute(name, value if plain else _masked(str(value)))
 
     def fail(self, error: BaseException | str) -> None:
         """It ended by this error."""
@@ -133,10 +135,6 @@ def _tracer() -> Any:
     return get("sandboxrun", __version__) if get is not None else None
 
 
-def _plain(value: object) -> object:
-    return value if isinstance(value, bool | int | float) else _masked(str(value))
-
-
 def _text_of(error: BaseException) -> str:
     known = isinstance(error, SandboxrunError) and error.diagnostics
     text = "; ".join(d.message for d in error.diagnostics) if known else str(error)  # type: ignore[attr-defined]
@@ -195,33 +193,26 @@ def _provider() -> Any:
     """What makes spans and sends them. Raises ImportError without the extra, ValueError."""
     trace = import_module("opentelemetry.sdk.trace")
     export = import_module("opentelemetry.sdk.trace.export")
-    resource = _resource(import_module("opentelemetry.sdk.resources").Resource)
+    kind = import_module("opentelemetry.sdk.resources").Resource
+    resource = kind.create({"service.version": __version__})  # and what the variables say of the service
+    if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
+        resource = resource.merge(kind({"service.name": "sandboxrun"}))
     made = trace.TracerProvider(resource=resource, shutdown_on_exit=False)
     for name in os.environ["OTEL_TRACES_EXPORTER"].split(","):
         match name.strip().lower():
             case "otlp":
-                exporter = _otlp_exporter()
+                named = (f"OTEL_EXPORTER_OTLP_{which}PROTOCOL" for which in ("TRACES_", ""))
+                protocol = next(filter(None, map(os.environ.get, named)), "http/protobuf")
+                if protocol not in _OTLP:
+                    raise ValueError(f'OTEL_EXPORTER_OTLP_PROTOCOL: "{protocol}" is unknown; use {" or ".join(_OTLP)}')
+                module = f"opentelemetry.exporter.otlp.proto.{_OTLP[protocol]}.trace_exporter"
+                exporter = import_module(module).OTLPSpanExporter()
             case "console":
                 exporter = export.ConsoleSpanExporter(out=sys.stderr)
             case unknown:
                 raise ValueError(f'OTEL_TRACES_EXPORTER: "{unknown}" is unknown; use otlp, console or none')
         made.add_span_processor(export.BatchSpanProcessor(exporter))
     return made
-
-
-def _otlp_exporter() -> Any:
-    named = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    protocol = named or "http/protobuf"
-    if protocol not in _OTLP:
-        raise ValueError(f'OTEL_EXPORTER_OTLP_PROTOCOL: "{protocol}" is unknown; use {" or ".join(_OTLP)}')
-    return import_module(f"opentelemetry.exporter.otlp.proto.{_OTLP[protocol]}.trace_exporter").OTLPSpanExporter()
-
-
-def _resource(kind: Any) -> Any:
-    """What the variables say of the service, which by itself is called sandboxrun."""
-    made = kind.create({"service.version": __version__})
-    unnamed = str(made.attributes.get("service.name", "")).startswith("unknown_service")
-    return made.merge(kind({"service.name": "sandboxrun"})) if unnamed else made
 
 
 def _flushed(provider: Any) -> str:

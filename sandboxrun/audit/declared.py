@@ -10,22 +10,19 @@ from collections.abc import Callable, Iterator, Mapping
 from sandboxrun.audit.subject import (
     PROFILE,
     GivenFile,
-    JoinedNetwork,
     MappedDevice,
     Mounted,
-    MountedWorkspace,
     Subject,
     callers,
     log_options,
     network_of,
-    reach_of,
     scratch_of,
     with_sharing,
 )
 from sandboxrun.data import Data
-from sandboxrun.source import Span
 from sandboxrun.spec.forms import below
-from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
+from sandboxrun.spec.project import DeclaredSandbox, FileSpec, NetworkSpec, Profile
+from sandboxrun.spec.records import FileRef
 from sandboxrun.spec.types import freeze
 
 
@@ -40,20 +37,14 @@ class Disk(Data):
 def subjects(profile: Profile, disk: Disk | None = None) -> tuple[Subject, ...]:
     """Every sandbox of a profile, each with who else uses its networks and volumes."""
     disk = disk or Disk()
-    made = [_subject(sandbox, profile, disk) for sandbox in profile.sandboxes]
-    return with_sharing(made)
+    return with_sharing([_subject(sandbox, profile, disk) for sandbox in profile.sandboxes])
 
 
 def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
-    spec = sandbox.spec
-
-    def find(key: str, item: str | None = None) -> Span | None:
-        return sandbox.place(key, item)
-
-    def via(key: str) -> str:
-        found = sandbox.provenance.get(key)
-        return found.via if found is not None else ""
-
+    spec, networks = (
+        sandbox.spec,
+        ((name, profile.networks.get(name) or NetworkSpec()) for name in sandbox.spec.networks),
+    )
     return Subject(
         name=sandbox.address,
         kind=PROFILE,
@@ -74,15 +65,12 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
         read_only=spec.read_only,
         mounts=tuple(_mounts(sandbox, profile, disk)),
         scratch=tuple(scratch_of(target, text.split(",")) for target, text in spec.tmpfs.items()),
-        workspace=None
-        if spec.workspace is None
-        else MountedWorkspace(
-            source=str(sandbox.workspace or spec.workspace.source),
-            access=spec.workspace.access,
-            writable=spec.workspace.writable,
+        workspace=spec.workspace,
+        networks=tuple(
+            network_of(name, net.driver_opts, internal=net.internal, external=net.external, ipv6=net.enable_ipv6)
+            for name, net in networks
         ),
-        networks=tuple(_network(name, profile.networks.get(name) or NetworkSpec()) for name in spec.networks),
-        reach=None if spec.egress is None else reach_of(spec.egress),
+        reach=spec.egress,
         no_network=spec.network_mode == "none",
         dns=spec.dns,
         hosts=spec.extra_hosts,
@@ -116,13 +104,9 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
         working_dir=spec.working_dir or "",
         runtime=spec.runtime or "",
         options=lambda: spec.plain,
-        find=find,
-        via=via,
+        find=sandbox.place,
+        via=lambda key: sandbox.provenance[key].via if key in sandbox.provenance else "",
     )
-
-
-def _network(name: str, spec: NetworkSpec) -> JoinedNetwork:
-    return network_of(name, spec.driver_opts, internal=spec.internal, external=spec.external, ipv6=spec.enable_ipv6)
 
 
 def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[Mounted]:
@@ -156,9 +140,8 @@ def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[
         else:
             options = profile.volumes[source].driver_opts if source in profile.volumes else {}
             device = options.get("device", "") if "bind" in options.get("o", "").split(",") else ""
-            kind = "bind" if device.startswith("/") else "volume"
             yield Mounted(
-                kind=kind,
+                kind="bind" if device.startswith("/") else "volume",
                 source=device or source,
                 target=mount.target,
                 written=source,
@@ -167,11 +150,8 @@ def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[
             )
 
 
-def _given(declared: Mapping[str, object], refs: tuple[object, ...]) -> Iterator[GivenFile]:
+def _given(declared: Mapping[str, FileSpec], refs: tuple[FileRef, ...]) -> Iterator[GivenFile]:
     for ref in refs:
-        name = str(getattr(ref, "source", ""))
-        spec = declared.get(name)
-        origin = next((o for o in ("file", "environment", "content") if getattr(spec, o, None) is not None), "")
-        yield GivenFile(
-            name=name, origin=origin, mode=getattr(ref, "mode", 0o400), content=getattr(spec, "content", None) or ""
-        )
+        spec = declared.get(ref.source) or FileSpec()
+        origin = next((key for key in ("file", "environment", "content") if getattr(spec, key) is not None), "")
+        yield GivenFile(name=ref.source, origin=origin, mode=ref.mode, content=spec.content or "")

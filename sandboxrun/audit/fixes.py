@@ -124,7 +124,12 @@ class _Text:
         """Without what begins there in a flow collection."""
         line = self._lines[first]
         end = _flow_end(line, column)
-        return None if end is None else self._with(first, _cut(line, column, end))
+        if end is None:
+            return None
+        before, after = line[:column], line[end:]
+        if after.startswith(","):  # without the comma that set it apart, either
+            return self._with(first, before + after[1:].lstrip(" "))
+        return self._with(first, re.sub(r",\s*$", "", before) + after)
 
     def _added(self, text: str) -> str | None:
         """A new first entry of the sandbox."""
@@ -226,14 +231,6 @@ def _flow_end(line: str, start: int) -> int | None:
         elif character == "\n":
             return None
     return None
-
-
-def _cut(line: str, start: int, end: int) -> str:
-    """A line without an entry of a flow collection, and without the comma that set it apart."""
-    before, after = line[:start], line[end:]
-    if after.startswith(","):
-        return before + after[1:].lstrip(" ")
-    return re.sub(r",\s*$", "", before) + after
 
 
 def _quoted(text: str) -> str:

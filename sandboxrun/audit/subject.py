@@ -20,6 +20,7 @@ from sandboxrun.spec.types import freeze, parse_size
 
 if TYPE_CHECKING:
     from sandboxrun.spec.option_types import Egress
+    from sandboxrun.spec.records import Workspace
 
 PROFILE, COMPOSE, CONTAINER = "profile", "compose", "container"
 DEPLOYED = {"mem_limit": "memory", "cpus": "cpus", "pids_limit": "pids"}  # what deploy.resources.limits calls them
@@ -54,14 +55,6 @@ class Scratch(Data):
     key: str = "tmpfs"
 
 
-class MountedWorkspace(Data):
-    """The workspace."""
-
-    source: str
-    access: str
-    writable: tuple[str, ...] = ()
-
-
 class JoinedNetwork(Data):
     """A network that the sandbox joins. `isolated`: members can't reach each other; `host_reach`: nor does it keep the
     host's own addresses away; `gateway`: the only way out is a gateway of sandboxrun's."""
@@ -73,15 +66,6 @@ class JoinedNetwork(Data):
     ipv6: bool = False
     isolated: bool = False
     host_reach: bool = True
-
-
-class Reach(Data):
-    """What the sandbox reaches through a gateway: `mode` none, open or allow; `direct` where nothing filters it."""
-
-    mode: str
-    allow: tuple[str, ...] = ()
-    private: tuple[str, ...] = ()
-    resolvers: tuple[str, ...] = ()
 
 
 class Port(Data):
@@ -177,10 +161,10 @@ class Subject(Data, unshown=("environment",)):
     mounts: tuple[Mounted, ...] = ()
     volumes_from: tuple[str, ...] = ()
     scratch: tuple[Scratch, ...] = ()
-    workspace: MountedWorkspace | None = None
+    workspace: Workspace | None = None
     api_socket: bool = False
     networks: tuple[JoinedNetwork, ...] = ()
-    reach: Reach | None = None  # None: its networks decide
+    reach: Egress | None = None  # through a gateway; None: its networks decide
     no_network: bool = False
     ports: tuple[Port, ...] = ()
     dns: tuple[str, ...] = ()
@@ -301,11 +285,6 @@ def network_of(
         isolated=options.get(_ICC) == "false",
         host_reach=not any(options.get(option) == value for option, value in _NO_HOST),
     )
-
-
-def reach_of(egress: Egress) -> Reach:
-    """What a profile's egress lets out."""
-    return Reach(mode=egress.mode, allow=egress.allow, private=egress.private_networks, resolvers=egress.resolvers)
 
 
 def scratch_of(target: str, options: Sequence[str], key: str = "tmpfs") -> Scratch:

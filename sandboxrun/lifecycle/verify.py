@@ -174,7 +174,7 @@ class Prober:
     def _wired(self, context: Context, name: str) -> Context:
         """With the address that the gateway of a container of that name will have, unless another process takes its
         subnet meanwhile: the program must know it before anything is made."""
-        if context.egress is None or not context.egress.has_gateway:
+        if context.spec.egress is None or not context.spec.egress.has_gateway:
             return context
         subnet = next(candidates(name, self._engine.subnets()))
         return structs.replace(context, gateway=OwnAddresses.of(subnet).gateway)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandboxrun.probe import filesystem, network, privilege, requests, resources
+from sandboxrun.probe import filesystem, network, privilege, resources
 from sandboxrun.probe.verdicts import NOTHING, Context, Control, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.types import freeze
 
@@ -18,7 +18,7 @@ FAMILIES: dict[str, tuple[Control, ...]] = {
     "Resources": resources.CONTROLS,
     "Kernel": privilege.KERNEL,
     "Network": network.CONTROLS,
-    "Gateway": requests.CONTROLS,
+    "Gateway": network.GATEWAY,
     "Files": filesystem.FILES,
 }
 CONTROLS: tuple[Control, ...] = tuple(control for family in FAMILIES.values() for control in family)

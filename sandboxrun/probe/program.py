@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import structs
 
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.probe.requests import requests
+from sandboxrun.probe.network import requests
 from sandboxrun.probe.verdicts import OUTCOME, Context, Phase, Seen
 from sandboxrun.spec import types as units
 from sandboxrun.spec.option_types import NAMES, read_options

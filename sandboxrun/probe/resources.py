@@ -60,11 +60,6 @@ def _quota(seen: Seen) -> float | None:
     return most / every_us if most is not None and every_us else None
 
 
-def _swap_holds(seen: Seen, context: Context) -> bool | None:
-    found, allowed = _swap(seen), swap(context)
-    return None if found is None or allowed is None else 0 <= found <= allowed
-
-
 # -- CPU time, as used ----------------------------------------------------------------------------------------------
 
 
@@ -84,12 +79,6 @@ def _used_applies(context: Context) -> str | None:
 def _used_holds(seen: Seen, context: Context) -> bool | None:
     used = _used(seen)
     return None if used is None else used <= context.spec.cpus * TOLERANCE + 0.1
-
-
-def _used_negative(strong: Seen, weak: Seen, context: Context) -> bool:
-    """The weak one uses more; where others keep the host busy so that it can't, that it has no quota is what is left to
-    see."""
-    return _used_holds(weak, context) is False or _quota(weak) == -1
 
 
 # -- limits of each process -----------------------------------------------------------------------------------------
@@ -144,41 +133,12 @@ def _processes_hold(seen: Seen, context: Context) -> bool | None:
     return made < small_processes(context) and fails(last, "EAGAIN")
 
 
-def _processes_seen(seen: Seen) -> str:
-    made, last = value(seen, "processes", "made"), value(seen, "processes", "last")
-    if made:
-        return f"{made} more processes, then {result(last)}"
-    return "ended by its runtime" if "processes.begin" in seen else ""
-
-
-def _oom_applies(context: Context) -> str | None:
-    if not context.spec.mem_limit:
-        return "the profile sets no mem_limit"
-    return "the profile allows any amount of swap" if swap(context) is None else None
-
-
-def _oom_holds(seen: Seen, context: Context) -> bool | None:
-    if value(seen, "memory", "taken"):
-        return False
-    if "memory.begin" not in seen or value(seen, "memory.begin", "map") != "ok" or OUTCOME not in seen:
-        return None
-    return value(seen, OUTCOME, "oom_killed") == "yes"
-
-
 def _oom_seen(seen: Seen) -> str:
     taken = value(seen, "memory", "taken")
     if taken:
         return f"took {taken} bytes"
     outcome = value(seen, OUTCOME, "how")
     return f"ended: {outcome}, exit code {value(seen, OUTCOME, 'exit_code') or 'unknown'}" if outcome else ""
-
-
-def _stubborn_holds(seen: Seen, context: Context) -> bool | None:
-    if value(seen, "stubborn", "outlived"):
-        return False
-    if "stubborn.begin" not in seen or OUTCOME not in seen:
-        return None
-    return value(seen, OUTCOME, "how") == "timeout"
 
 
 def _stubborn_seen(seen: Seen) -> str:
@@ -205,16 +165,30 @@ CONTROLS = (
         ),
         expected=lambda context: f"{swap(context)} bytes",
         seen=lambda seen: _shown(_swap(seen), "bytes"),
-        holds=_swap_holds,
+        holds=lambda seen, context: (
+            None if (found := _swap(seen)) is None or (allowed := swap(context)) is None else 0 <= found <= allowed
+        ),
     ),
     Control(
         id="memory",
         title="Memory beyond the limit ends it, as OOM",
         phase=Phase.MEMORY,
-        applies=_oom_applies,
+        applies=lambda context: (
+            "the profile sets no mem_limit"
+            if not context.spec.mem_limit
+            else "the profile allows any amount of swap"
+            if swap(context) is None
+            else None
+        ),
         expected=lambda context: f"killed for memory at {small_memory(context) + (swap(context) or 0)} bytes",
         seen=_oom_seen,
-        holds=_oom_holds,
+        holds=lambda seen, context: (
+            False
+            if value(seen, "memory", "taken")
+            else value(seen, OUTCOME, "oom_killed") == "yes"
+            if value(seen, "memory.begin", "map") == "ok" and OUTCOME in seen
+            else None
+        ),
     ),
     Control(
         id="pids-limit",
@@ -230,7 +204,13 @@ CONTROLS = (
         phase=Phase.PROCESSES,
         applies=_processes_apply,
         expected=lambda context: f"EAGAIN before {small_processes(context)} more",
-        seen=_processes_seen,
+        seen=lambda seen: (
+            f"{made} more processes, then {result(value(seen, 'processes', 'last'))}"
+            if (made := value(seen, "processes", "made"))
+            else "ended by its runtime"
+            if "processes.begin" in seen
+            else ""
+        ),
         holds=_processes_hold,
     ),
     Control(
@@ -268,7 +248,8 @@ CONTROLS = (
         expected=lambda context: f"at most {context.spec.cpus:g} and a quarter",
         seen=lambda seen: f"{used:.2f}" if (used := _used(seen)) is not None else "",
         holds=_used_holds,
-        negative=_used_negative,
+        # where others keep the host busy, so that it can't use more, that it has no quota is what is left to see
+        negative=lambda strong, weak, context: _used_holds(weak, context) is False or _quota(weak) == -1,
     ),
     Control(
         id="deadline",
@@ -276,6 +257,12 @@ CONTROLS = (
         phase=Phase.STUBBORN,
         expected=lambda context: "ended: timeout",
         seen=_stubborn_seen,
-        holds=_stubborn_holds,
+        holds=lambda seen, context: (
+            False
+            if value(seen, "stubborn", "outlived")
+            else value(seen, OUTCOME, "how") == "timeout"
+            if "stubborn.begin" in seen and OUTCOME in seen
+            else None
+        ),
     ),
 )

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sandboxrun.data import Data
-from sandboxrun.spec.option_types import Egress
 from sandboxrun.spec.project import NetworkSpec
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import freeze
@@ -54,11 +53,6 @@ class Context(Data):
     def gvisor(self) -> bool:
         """Whether another kernel than the host's answers inside."""
         return self.runtime.startswith(GVISOR)
-
-    @property
-    def egress(self) -> Egress | None:
-        """What it reaches through a gateway; None where its networks say."""
-        return self.spec.egress
 
 
 class Control(Data):

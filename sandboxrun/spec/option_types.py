@@ -194,12 +194,8 @@ class Tmpfs(OptionType):
 
     def schema(self) -> Schema:
         item: Schema = {"type": "string", "pattern": r"^/[^:]*(:[a-z_,=0-9a-zA-Z.]*)?$"}
-        names: Schema = {"pattern": "^/"}
-        by_path: Schema = {
-            "type": "object",
-            "propertyNames": names,
-            "additionalProperties": {"type": ["string", "null"]},
-        }
+        names, values = {"pattern": "^/"}, {"type": ["string", "null"]}
+        by_path: Schema = {"type": "object", "propertyNames": names, "additionalProperties": values}
         return {"anyOf": [item, {"type": "array", "items": item, "uniqueItems": True}, by_path]}
 
     def plain(self, value: Mapping[str, str]) -> list[str]:
@@ -294,22 +290,14 @@ class SecurityOpts(OptionType):
         item: Schema = {"type": "string", "pattern": rf"^({'|'.join(KNOWN)})([=:].+)?$"}
         values: Schema = {"type": ["string", "boolean"]}
         names: Schema = {"enum": list(_ORDER)}
-        return {
-            "anyOf": [
-                {"type": "array", "items": item},
-                {"type": "object", "propertyNames": names, "additionalProperties": values},
-            ]
-        }
+        by_name: Schema = {"type": "object", "propertyNames": names, "additionalProperties": values}
+        return {"anyOf": [{"type": "array", "items": item}, by_name]}
 
     def plain(self, value: Mapping[str, str]) -> list[str]:
         return [
             f"{name}:{item}" if name == "no-new-privileges" else join_security(name, item)
-            for name, item in sorted(value.items(), key=_place)
+            for name, item in sorted(value.items(), key=lambda option: _ORDER.index(option[0]))
         ]
-
-
-def _place(option: tuple[str, str]) -> int:
-    return _ORDER.index(option[0])
 
 
 def _check(name: str, value: str, item: Scalar, problems: Problems) -> None:

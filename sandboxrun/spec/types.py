@@ -236,31 +236,24 @@ class Integer(OptionType):
     """A whole number between `least` and `most`, both included."""
 
     least: int = 0
-    most: int = 2**63 - 1
+    most: int = LARGEST
 
     def parse(self, node: Node, problems: Problems) -> Any:
         match node:
-            case Scalar(value=bool()):
+            case Scalar(value=int() as number) if not isinstance(number, bool):
                 pass
-            case Scalar(value=int() as number):
-                if self.least <= number <= self.most:
-                    return number
-                return refuse(problems, node, self._range())
             case Scalar(value=str() as text) if re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", text):
-                # "{{ n }}pids" style templates and quoted numbers give text; Compose takes it too.
-                if self.least <= int(text) <= self.most:
-                    return int(text)
-                return refuse(problems, node, self._range())
-        return refuse(problems, node, "a whole number")
-
-    def _range(self) -> str:
-        if self.most == 2**63 - 1:
-            return f"a whole number of at least {self.least}"
-        return f"a whole number from {self.least} to {self.most}"
+                number = int(text)  # "{{ n }}" and quoted numbers give text; Compose takes it too
+            case _:
+                return refuse(problems, node, "a whole number")
+        if self.least <= number <= self.most:
+            return number
+        bounds = f"of at least {self.least}" if self.most == LARGEST else f"from {self.least} to {self.most}"
+        return refuse(problems, node, f"a whole number {bounds}")
 
     def schema(self) -> Schema:
         number: Schema = {"type": "integer", "minimum": self.least}
-        if self.most != 2**63 - 1:
+        if self.most != LARGEST:
             number["maximum"] = self.most
         return {"anyOf": [number, {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,18})$"}]}
 
@@ -273,19 +266,16 @@ class Cpus(OptionType):
     """A number of CPUs, in thousandths at the finest; 0 is unlimited."""
 
     def parse(self, node: Node, problems: Problems) -> Any:
-        number: float
+        expected = "a number of CPUs, such as 1.5"
         match node:
-            case Scalar(value=bool()):
-                return refuse(problems, node, "a number of CPUs, such as 1.5")
-            case Scalar(value=int() | float() as value):
+            case Scalar(value=int() | float() as value) if not isinstance(value, bool):
                 number = float(value)
             case Scalar(value=str() as text) if re.fullmatch(_CPUS, text):
                 number = float(text)
             case Scalar(value=str() as text) if re.fullmatch(r"[0-9]{1,6}m", text):  # as kubectl has it
-                help = f"write {int(text[:-1]) / 1000:g}"
-                return refuse(problems, node, "a number of CPUs, such as 1.5", help)
+                return refuse(problems, node, expected, f"write {int(text[:-1]) / 1000:g}")
             case _:
-                return refuse(problems, node, "a number of CPUs, such as 1.5")
+                return refuse(problems, node, expected)
         if not math.isfinite(number) or number < 0 or number > 65536:
             return refuse(problems, node, "a number of CPUs from 0 to 65536")
         if 0 < number < 0.01:

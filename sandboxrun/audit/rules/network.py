@@ -161,7 +161,7 @@ def metadata(s: Subject) -> Iterator[Hit]:
     for destination in s.reach.allow:
         if is_metadata(destination.rpartition(":")[0].removeprefix("*.")):
             yield Hit("egress", f"{destination} is a metadata service", item=destination)
-    for network in s.reach.private:
+    for network in s.reach.private_networks:
         if _covers_metadata(network):
             message = f"private_networks {network} holds the address of a metadata service"
             yield Hit("egress", message, item="private_networks")
@@ -177,7 +177,7 @@ def metadata(s: Subject) -> Iterator[Hit]:
 )
 def private_networks(s: Subject) -> Iterator[Hit]:
     """egress.private_networks."""
-    for network in s.reach.private if s.reach is not None else ():
+    for network in s.reach.private_networks if s.reach is not None else ():
         if not _covers_metadata(network):
             message = f"private_networks {network}: allowed names may resolve to any address in it"
             yield Hit("egress", message, item="private_networks")

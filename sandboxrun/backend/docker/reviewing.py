@@ -23,7 +23,6 @@ from sandboxrun.audit.subject import (
     Subject,
     log_options,
     network_of,
-    reach_of,
     scratch_of,
     with_sharing,
 )
@@ -54,7 +53,7 @@ def running_sandboxes(engine: Engine, names: Names) -> tuple[Subject, ...]:
     for one in seen:
         subject, applied = made[one.name], one.applied
         if applied is not None and applied.egress is not None:
-            subject = structs.replace(subject, reach=reach_of(applied.egress))
+            subject = structs.replace(subject, reach=applied.egress)
         found.append(structs.replace(subject, name=one.address, sandbox=one.address.partition("[")[0]))
     return tuple(found)
 

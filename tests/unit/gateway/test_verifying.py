@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import pytest
 
 from sandboxrun.probe.controls import BY_ID
-from sandboxrun.probe.requests import CONTROLS, requests
+from sandboxrun.probe.network import GATEWAY as CONTROLS
+from sandboxrun.probe.network import requests
 from sandboxrun.probe.verdicts import OUTCOME, Context, Seen
 from sandboxrun.spec.option_types import PUBLIC, Egress
 from sandboxrun.spec.spec import SandboxSpec, settle

@@ -11,7 +11,7 @@ from msgspec import structs
 from sandboxrun.backend.docker.looking import TERMS
 from sandboxrun.probe import privilege
 from sandboxrun.probe.controls import BY_ID, CONTROLS, FAMILIES
-from sandboxrun.probe.requests import requests
+from sandboxrun.probe.network import requests
 from sandboxrun.probe.verdicts import OUTCOME, Context, Control, Phase, Seen, result, results
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
 from sandboxrun.spec.project import NetworkSpec

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxrun.probe.network import client_hello, question, requests
 from sandboxrun.probe.program import (
     ProbeError,
     architecture,
@@ -23,7 +24,6 @@ from sandboxrun.probe.program import (
     swap,
     taken_memory,
 )
-from sandboxrun.probe.requests import client_hello, question, requests
 from sandboxrun.probe.verdicts import Phase, Seen
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
 from sandboxrun.spec.records import Attachment, Ulimit
