@@ -184,6 +184,12 @@ def rule(
     return lambda check: Rule(**head, why=why, fix=fix, bad=bad, good=good, check=check, strict=strict, inline=inline)
 
 
+def where(holds: Callable[[Subject], bool], key: str, message: str, **more: Any) -> RuleCheck:
+    """The check of a rule that is one condition."""
+    hit = Hit(key, message, **more)
+    return lambda subject: iter((hit,) if holds(subject) else ())
+
+
 class AuditFinding(Data):
     """A hit as it is reported. `subjects` are all sandboxes that it was found in at this place."""
 

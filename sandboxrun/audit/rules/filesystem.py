@@ -19,6 +19,7 @@ from sandboxrun.audit.finding import (
     OptionEdit,
     about,
     rule,
+    where,
 )
 from sandboxrun.audit.subject import COMPOSE, Mounted, Subject, host_path, names_variable
 from sandboxrun.spec.forms import below
@@ -304,17 +305,13 @@ def slave_propagation(s: Subject) -> Iterator[Hit]:
             yield _at(mount, f"later mounts of the host appear below {mount.target} ({mount.propagation})")
 
 
-@rule(
+writable_root = rule(
     about("SBX211", "Root filesystem writable", HOST, INDIRECT, cis="5.13", cwe=732, nist="3.4.3"),
     why="An attacker can replace programs of the image and keep tools; only the host's disk bounds the writable layer.",
     fix="write read_only: true, with tmpfs for what must be written",
     bad="read_only: false",
     good="read_only: true",
-)
-def writable_root(s: Subject) -> Iterator[Hit]:
-    """read_only absent or false."""
-    if not s.read_only:
-        yield Hit("read_only", "the root filesystem is writable", edit=OptionEdit("true"))
+)(where(lambda s: not s.read_only, "read_only", "the root filesystem is writable", edit=OptionEdit("true")))
 
 
 @rule(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sandboxrun.audit.finding import DATA, DIRECT, HOST, INDIRECT, REACH, STEP, TRACE, Hit, Rule, about, rule
+from sandboxrun.audit.finding import DATA, DIRECT, HOST, INDIRECT, REACH, STEP, TRACE, Hit, Rule, about, rule, where
 from sandboxrun.audit.rules.meta import never
 from sandboxrun.audit.subject import Subject, host_path
 from sandboxrun.data import Data
@@ -118,17 +118,13 @@ def build_rights(s: Subject) -> Iterator[Hit]:
         yield Hit("build", "the build is privileged", item="privileged")
 
 
-@rule(
+build_ssh = rule(
     about("SBX608", "Build with the caller's SSH keys", DATA, STEP, cwe=(522, 668)),
     why="Every step of the Dockerfile, and what it downloads and runs, may use the keys of the agent.",
     fix="use a deploy key as a build secret",
     bad="services: {agent: {build: {context: ., ssh: [default]}}}",
     good="services: {agent: {build: {context: .}}}",
-)
-def build_ssh(s: Subject) -> Iterator[Hit]:
-    """build.ssh."""
-    if s.build is not None and s.build.ssh:
-        yield Hit("build", "the build may use the caller's SSH keys", item="ssh")
+)(where(lambda s: s.build is not None and s.build.ssh, "build", "the build may use the caller's SSH keys", item="ssh"))
 
 
 @rule(

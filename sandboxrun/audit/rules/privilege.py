@@ -16,8 +16,10 @@ from sandboxrun.audit.finding import (
     WORK,
     Hit,
     OptionEdit,
+    RuleCheck,
     about,
     rule,
+    where,
 )
 from sandboxrun.audit.subject import PROFILE, Subject
 from sandboxrun.data import json_as
@@ -74,7 +76,7 @@ def _added(subject: Subject) -> Iterator[tuple[str, str]]:
         yield _name(written), written
 
 
-@rule(
+privileged = rule(
     about(
         "SBX101", "Privileged container", HOST, DIRECT, cis="5.5", cwe=250, nist="3.4.3", pss="Privileged Containers"
     ),
@@ -84,21 +86,21 @@ def _added(subject: Subject) -> Iterator[tuple[str, str]]:
     bad="services: {agent: {image: busybox, privileged: true}}",
     good="services: {agent: {image: busybox, privileged: false}}",
     inline=False,
-)
-def privileged(s: Subject) -> Iterator[Hit]:
-    """Privileged mode."""
-    if s.privileged:
-        yield Hit("privileged", "the container is privileged: it controls the host", edit=REMOVE)
+)(where(lambda s: s.privileged, "privileged", "the container is privileged: it controls the host", edit=REMOVE))
 
 
-def _giving(s: Subject, effects: Mapping[str, str]) -> Iterator[Hit]:
+def _giving(effects: Mapping[str, str]) -> RuleCheck:
     """Capabilities that are added and of which `effects` says what each gives."""
-    for name, written in _added(s):
-        if name in effects:
-            yield Hit("cap_add", f"cap_add {name} gives {effects[name]}", item=written, edit=REMOVE)
+
+    def check(s: Subject) -> Iterator[Hit]:
+        for name, written in _added(s):
+            if name in effects:
+                yield Hit("cap_add", f"cap_add {name} gives {effects[name]}", item=written, edit=REMOVE)
+
+    return check
 
 
-@rule(
+decisive_capability = rule(
     about(
         "SBX102", "Capability that leads to the host", HOST, STEP, cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"
     ),
@@ -106,22 +108,16 @@ def _giving(s: Subject, effects: Mapping[str, str]) -> Iterator[Hit]:
     fix="remove it from cap_add",
     bad="cap_add: [SYS_ADMIN]",
     good="cap_add: [NET_BIND_SERVICE]",
-)
-def decisive_capability(s: Subject) -> Iterator[Hit]:
-    """Capabilities that amount to root on the host."""
-    yield from _giving(s, DECISIVE)
+)(_giving(DECISIVE))
 
 
-@rule(
+dangerous_capability = rule(
     about("SBX103", "Dangerous capability", HOST, INDIRECT, cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"),
     why="The capability reaches parts of the kernel, or of other users' files, that a task does not need.",
     fix="remove it from cap_add, or run what needs it outside of the sandbox",
     bad="cap_add: [NET_ADMIN]",
     good="cap_add: [NET_BIND_SERVICE]",
-)
-def dangerous_capability(s: Subject) -> Iterator[Hit]:
-    """Capabilities that help an attacker."""
-    yield from _giving(s, DANGEROUS)
+)(_giving(DANGEROUS))
 
 
 @rule(
@@ -394,85 +390,70 @@ def writable_cgroups(s: Subject) -> Iterator[Hit]:
         yield Hit("security_opt", "the container may change its own limits", item="writable-cgroups")
 
 
-def _host_namespace(s: Subject, key: str, effect: str) -> Iterator[Hit]:
-    if s.namespaces.get(key.removesuffix("_mode")) == "host":
-        by_network = key == "network_mode" and bool(s.networks)
-        edit = None if by_network else REMOVE
-        yield Hit("networks" if by_network else key, f"{key}: host {effect}", edit=edit)
+def _host_namespace(key: str, effect: str) -> RuleCheck:
+    def check(s: Subject) -> Iterator[Hit]:
+        if s.namespaces.get(key.removesuffix("_mode")) == "host":
+            by_network = key == "network_mode" and bool(s.networks)
+            edit = None if by_network else REMOVE
+            yield Hit("networks" if by_network else key, f"{key}: host {effect}", edit=edit)
+
+    return check
 
 
-@rule(
+host_pid = rule(
     about("SBX120", "Host's processes visible", HOST, STEP, cis="5.16", cwe=668, nist="3.4.3", pss="Host Namespaces"),
     why="With pid: host the container sees every process with its arguments, may signal those of its user, and as root "
     "reads their memory and files through /proc.",
     fix="remove pid: host",
     bad="services: {agent: {image: busybox, pid: host}}",
     good="services: {agent: {image: busybox}}",
-)
-def host_pid(s: Subject) -> Iterator[Hit]:
-    """pid: host."""
-    yield from _host_namespace(s, "pid", "shows and reaches the host's processes")
+)(_host_namespace("pid", "shows and reaches the host's processes"))
 
 
-@rule(
+host_ipc = rule(
     about("SBX121", "Host's shared memory", HOST, INDIRECT, cis="5.17", cwe=668, nist="3.4.3", pss="Host Namespaces"),
     why="With ipc: host the container shares memory segments, semaphores and message queues with the host's programs.",
     fix="remove ipc: host",
     bad="services: {agent: {image: busybox, ipc: host}}",
     good="services: {agent: {image: busybox, ipc: private}}",
-)
-def host_ipc(s: Subject) -> Iterator[Hit]:
-    """ipc: host."""
-    yield from _host_namespace(s, "ipc", "shares memory with the host's programs")
+)(_host_namespace("ipc", "shares memory with the host's programs"))
 
 
-@rule(
+host_uts = rule(
     about("SBX122", "Host's name changeable", DATA, INDIRECT, cis="5.21", cwe=668),
     why="With uts: host and SYS_ADMIN the container renames the host.",
     fix="remove uts: host",
     bad="services: {agent: {image: busybox, uts: host}}",
     good="services: {agent: {image: busybox}}",
-)
-def host_uts(s: Subject) -> Iterator[Hit]:
-    """uts: host."""
-    yield from _host_namespace(s, "uts", "shares the host's name")
+)(_host_namespace("uts", "shares the host's name"))
 
 
-@rule(
+host_cgroup = rule(
     about("SBX123", "Host's cgroup namespace", HOST, INDIRECT, cis="5.25", cwe=668),
     why="With cgroup: host the container sees the whole hierarchy of limits, and others' in it.",
     fix="write cgroup: private, or remove the key on engines with cgroup v2",
     bad="services: {agent: {image: busybox, cgroup: host}}",
     good="services: {agent: {image: busybox, cgroup: private}}",
-)
-def host_cgroup(s: Subject) -> Iterator[Hit]:
-    """cgroup: host."""
-    yield from _host_namespace(s, "cgroup", "shows the host's cgroups")
+)(_host_namespace("cgroup", "shows the host's cgroups"))
 
 
-@rule(
+host_userns = rule(
     about("SBX124", "User namespace off", HOST, INDIRECT, cis="5.31", cwe=250, nist="3.4.3", pss="Host Namespaces"),
     why="Where the engine maps root to an unprivileged uid, userns_mode: host undoes it for this container.",
     fix="remove userns_mode: host",
     bad="userns_mode: host",
     good="user: '1000:1000'",
-)
-def host_userns(s: Subject) -> Iterator[Hit]:
-    """userns_mode: host."""
-    yield from _host_namespace(s, "userns_mode", "turns the engine's user namespaces off")
+)(_host_namespace("userns_mode", "turns the engine's user namespaces off"))
 
 
-@rule(
+host_network = rule(
     about("SBX125", "Host's network", REACH, DIRECT, cis="5.10", cwe=668, nist="3.4.3", pss="Host Namespaces"),
     why="With network_mode: host the container reaches services on the host's loopback, abstract sockets and the "
     "metadata service, and listens on the host's ports.",
     fix="remove network_mode: host, and publish single ports",
     bad="services: {agent: {image: busybox, network_mode: host}}",
     good="services: {agent: {image: busybox, network_mode: none}}",
-)
-def host_network(s: Subject) -> Iterator[Hit]:
-    """network_mode: host."""
-    yield from _host_namespace(s, "network_mode", "has no network isolation")
+)(_host_namespace("network_mode", "has no network isolation"))
 
 
 _KEYS = {"network": "network_mode", "userns": "userns_mode"}

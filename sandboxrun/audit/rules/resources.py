@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandboxrun.audit.finding import DATA, DIRECT, INDIRECT, STEP, TRACE, WORK, Hit, OptionEdit, about, rule
+from sandboxrun.audit.finding import DATA, DIRECT, INDIRECT, STEP, TRACE, WORK, Hit, OptionEdit, about, rule, where
 from sandboxrun.audit.subject import PROFILE, Subject
 
 _MANY_FILES = 65536
 
 
-@rule(
+no_memory_limit = rule(
     about("SBX401", "No memory limit", WORK, DIRECT, cis="5.11", cwe=770, nist="3.4.3"),
     why="One container can use up the host's memory, and the kernel then ends other programs.",
     fix="set mem_limit",
     bad="mem_limit: 0",
     good="mem_limit: 512m",
-)
-def no_memory_limit(s: Subject) -> Iterator[Hit]:
-    """mem_limit absent or 0."""
-    if s.memory is None:
-        yield Hit("mem_limit", "memory is not limited", edit=OptionEdit("512m"))
+)(where(lambda s: s.memory is None, "mem_limit", "memory is not limited", edit=OptionEdit("512m")))
 
 
 @rule(
@@ -40,30 +36,22 @@ def swap(s: Subject) -> Iterator[Hit]:
         yield Hit("memswap_limit", "swap beyond memory is allowed")
 
 
-@rule(
+no_cpu_limit = rule(
     about("SBX403", "No CPU limit", WORK, STEP, cis="5.12", cwe=770, nist="3.4.3"),
     why="One container can use all CPUs of the host.",
     fix="set cpus",
     bad="cpus: 0",
     good="cpus: 1.0",
-)
-def no_cpu_limit(s: Subject) -> Iterator[Hit]:
-    """cpus absent or 0."""
-    if s.cpus is None:
-        yield Hit("cpus", "CPU time is not limited", edit=OptionEdit("1.0"))
+)(where(lambda s: s.cpus is None, "cpus", "CPU time is not limited", edit=OptionEdit("1.0")))
 
 
-@rule(
+no_process_limit = rule(
     about("SBX404", "No process limit", WORK, DIRECT, cis="5.29", cwe=770, nist="3.4.3"),
     why="A fork bomb in one container uses up the host's process ids.",
     fix="set pids_limit",
     bad="pids_limit: -1",
     good="pids_limit: 256",
-)
-def no_process_limit(s: Subject) -> Iterator[Hit]:
-    """pids_limit absent, 0 or -1."""
-    if s.pids is None:
-        yield Hit("pids_limit", "processes are not limited", edit=OptionEdit("256"))
+)(where(lambda s: s.pids is None, "pids_limit", "processes are not limited", edit=OptionEdit("256")))
 
 
 @rule(
@@ -157,18 +145,14 @@ def not_enforced(s: Subject) -> Iterator[Hit]:
         yield Hit(key.split(".")[0], f"{key} is not enforced: {why}", item=key)
 
 
-@rule(
+no_healthcheck = rule(
     about("SBX411", "No health check", TRACE, INDIRECT, cis="5.27"),
     why="Without one a program that hangs counts as running.",
     fix="add healthcheck",
     bad="services: {agent: {image: busybox}}",
     good="services: {agent: {image: busybox, healthcheck: {test: [CMD, 'true']}}}",
     strict=True,
-)
-def no_healthcheck(s: Subject) -> Iterator[Hit]:
-    """A service without a health check; a sandbox is a task, and needs none."""
-    if s.kind != PROFILE and not s.healthcheck:
-        yield Hit("healthcheck", "no health check")
+)(where(lambda s: s.kind != PROFILE and not s.healthcheck, "healthcheck", "no health check"))
 
 
 @rule(
@@ -186,17 +170,13 @@ def no_log(s: Subject) -> Iterator[Hit]:
         )
 
 
-@rule(
+unchecked = rule(
     about("SBX414", "Health check switched off", TRACE, INDIRECT, cis="5.27"),
     why="The image's own check is switched off: a program that hangs counts as running.",
     fix="remove disable, or write a test",
     bad="services: {agent: {image: busybox, healthcheck: {disable: true}}}",
     good="services: {agent: {image: busybox, healthcheck: {test: [CMD, 'true']}}}",
-)
-def unchecked(s: Subject) -> Iterator[Hit]:
-    """healthcheck.disable, and the test NONE."""
-    if s.unchecked:
-        yield Hit("healthcheck", "the health check is switched off")
+)(where(lambda s: s.unchecked, "healthcheck", "the health check is switched off"))
 
 
 @rule(
