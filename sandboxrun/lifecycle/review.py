@@ -18,19 +18,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sandboxrun.audit.finding import AuditFinding, Hit, placed
-from sandboxrun.audit.judge import AuditVerdict, Gap, ReviewTerms, judge, look
-from sandboxrun.audit.policy import Policy, parse_policy
-from sandboxrun.audit.rules.meta import FREE_VARIABLE
-from sandboxrun.audit.subject import Subject
-from sandboxrun.audit.waivers import (
+from sandboxrun.audit.judge import (
+    AuditVerdict,
+    Gap,
     KnownFindings,
+    ReviewTerms,
     Waiver,
     Waivers,
     baseline_data,
     inline,
+    judge,
+    look,
     parse_baseline,
     parse_waivers,
 )
+from sandboxrun.audit.policy import Policy, parse_policy
+from sandboxrun.audit.rules.meta import FREE_VARIABLE
+from sandboxrun.audit.subject import Subject
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems, UsageError
 from sandboxrun.profile.files import LARGEST_FILE, project_root, read_regular, read_source, reason

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sandboxrun.spec import forms, labels
+from sandboxrun.spec import forms, labels, records
 from sandboxrun.spec.option import Effect, RowData, fixed, option
 from sandboxrun.spec.option_types import CLOSED_OPTIONS as CLOSED
 from sandboxrun.spec.option_types import (
@@ -22,31 +22,6 @@ from sandboxrun.spec.option_types import (
     SecurityOpts,
     Tmpfs,
     read_options,
-)
-from sandboxrun.spec.records import (
-    Attachment,
-    AttachmentType,
-    Dependency,
-    DependencyType,
-    Device,
-    DeviceType,
-    EvidencePolicy,
-    EvidenceType,
-    FileRef,
-    FileRefType,
-    Healthcheck,
-    HealthcheckType,
-    Lifetime,
-    LifetimeType,
-    Logging,
-    LoggingType,
-    Mount,
-    MountType,
-    Ulimit,
-    Ulimits,
-    Workspace,
-    WorkspaceType,
-    device_target,
 )
 from sandboxrun.spec.types import Choice, Command, Cpus, Duration, Flag, Integer, ListOf, Pairs, Size, Text, freeze
 
@@ -143,8 +118,8 @@ class ProcessOptions(RowData):
         example="no",
         effect=Effect.LIVE,
     )
-    healthcheck: Healthcheck | None = option(
-        HealthcheckType,
+    healthcheck: records.Healthcheck | None = option(
+        records.HealthcheckType,
         default=None,
         description="How the engine tests that the sandbox is healthy.",
         example={"test": ["CMD", "true"], "interval": "30s"},
@@ -192,9 +167,9 @@ class ProcessOptions(RowData):
         description="The OCI runtime, for example runsc for gVisor. Default: the engine's.",
         example="runsc",
     )
-    logging: Logging = option(
-        LoggingType,
-        default=Logging(),
+    logging: records.Logging = option(
+        records.LoggingType,
+        default=records.Logging(),
         description="Where the engine writes the output, and how much of it is kept.",
         example={"driver": "local", "options": {"max-size": "10m", "max-file": "3"}},
     )
@@ -286,9 +261,9 @@ class ResourceOptions(ProcessOptions):
         effect=Effect.LIVE,
         always=True,
     )
-    ulimits: Mapping[str, Ulimit] = option(
-        Ulimits,
-        default=freeze({"core": Ulimit(soft=0, hard=0), "nofile": Ulimit(soft=4096, hard=4096)}),
+    ulimits: Mapping[str, records.Ulimit] = option(
+        records.Ulimits,
+        default=freeze({"core": records.Ulimit(soft=0, hard=0), "nofile": records.Ulimit(soft=4096, hard=4096)}),
         description="Limits of each process: open files, core dumps and so on.",
         example={"nofile": 1024, "core": {"soft": 0, "hard": 0}},
         merge="map",
@@ -307,8 +282,8 @@ class ResourceOptions(ProcessOptions):
         description="How soon the kernel picks the sandbox when the host runs out of memory; never below 0.",
         example=500,
     )
-    devices: tuple[Device, ...] = option(
-        ListOf(item=DeviceType, unique=True, ordered=False, key=device_target),
+    devices: tuple[records.Device, ...] = option(
+        ListOf(item=records.DeviceType, unique=True, ordered=False, key=records.device_target),
         default=(),
         description="Host devices in the sandbox.",
         example=["/dev/fuse:/dev/fuse:rw"],
@@ -395,11 +370,11 @@ SECRETS_AT, CONFIGS_AT = "/run/secrets", "/run/configs"
 INIT_AT = "/.sandboxrun"  # the init of a sandbox with a timeout, read-only
 
 
-def _target(mount: Mount) -> str:
+def _target(mount: records.Mount) -> str:
     return mount.target
 
 
-def _file_name(ref: FileRef) -> str:
+def _file_name(ref: records.FileRef) -> str:
     return ref.file_name
 
 
@@ -414,32 +389,32 @@ class PlaceOptions(SecurityOptions):
         always=True,
         merge="map",
     )
-    volumes: tuple[Mount, ...] = option(
-        ListOf(item=MountType, unique=True, key=_target),
+    volumes: tuple[records.Mount, ...] = option(
+        ListOf(item=records.MountType, unique=True, key=_target),
         default=(),
         description="Host paths and volumes in the sandbox.",
         example=["./data:/data:ro"],
         always=True,
         merge="target",
     )
-    workspace: Workspace | None = option(
-        WorkspaceType,
+    workspace: records.Workspace | None = option(
+        records.WorkspaceType,
         default=None,
         description="The files the agent works on.",
         example={"source": ".", "target": "/workspace", "access": "copy"},
         always=True,
         merge="map",
     )
-    secrets: tuple[FileRef, ...] = option(
-        ListOf(item=FileRefType, unique=True, ordered=False, key=_file_name),
+    secrets: tuple[records.FileRef, ...] = option(
+        ListOf(item=records.FileRefType, unique=True, ordered=False, key=_file_name),
         default=(),
         description="Secrets, as files under /run/secrets that only the sandbox's user can read.",
         example=["api_key"],
         always=True,
         merge="append",
     )
-    configs: tuple[FileRef, ...] = option(
-        ListOf(item=FileRefType, unique=True, ordered=False, key=_file_name),
+    configs: tuple[records.FileRef, ...] = option(
+        ListOf(item=records.FileRefType, unique=True, ordered=False, key=_file_name),
         default=(),
         description="Configuration files, under /run/configs.",
         example=["settings"],
@@ -452,8 +427,8 @@ class PlaceOptions(SecurityOptions):
         example="none",
         always=True,
     )
-    networks: Mapping[str, Attachment] = option(
-        Named(item=AttachmentType, empty=Attachment()),
+    networks: Mapping[str, records.Attachment] = option(
+        Named(item=records.AttachmentType, empty=records.Attachment()),
         default=freeze({}),
         description="Networks of the project to join, without a gateway: it reaches what they reach.",
         example=["default"],
@@ -499,25 +474,25 @@ class PlaceOptions(SecurityOptions):
         example={"api.example.com": "192.0.2.10"},
         merge="map",
     )
-    depends_on: Mapping[str, Dependency] = option(
-        Named(item=DependencyType, empty=Dependency()),
+    depends_on: Mapping[str, records.Dependency] = option(
+        Named(item=records.DependencyType, empty=records.Dependency()),
         default=freeze({}),
         description="Sandboxes that must come first, and the condition each must meet.",
         example={"build": {"condition": "service_completed_successfully"}},
         effect=Effect.NONE,
         merge="map",
     )
-    lifetime: Lifetime = option(
-        LifetimeType,
-        default=Lifetime(),
+    lifetime: records.Lifetime = option(
+        records.LifetimeType,
+        default=records.Lifetime(),
         description="Time limits.",
         example={"timeout": "30m", "ttl": "2h"},
         effect=Effect.NONE,
         merge="map",
     )
-    evidence: EvidencePolicy = option(
-        EvidenceType,
-        default=EvidencePolicy(),
+    evidence: records.EvidencePolicy = option(
+        records.EvidenceType,
+        default=records.EvidencePolicy(),
         description="What to save of a run, in addition to what is always saved.",
         example={"artifacts": ["/workspace/report"]},
         effect=Effect.NONE,

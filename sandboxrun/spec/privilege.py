@@ -248,10 +248,15 @@ def _namespaces(old: Side, new: Side) -> Iterator[Step]:
         yield step("ipc", f"ipc is now {after}, was {before}")
 
 
-def _sysctls(old: Side, new: Side) -> Iterator[Step]:
-    after = new.spec.sysctls
-    for name in _changed(old.spec.sysctls, after):
-        yield maybe("sysctls", f"the sysctl {name} is now {after.get(name, 'not set')}", name)
+def _values(key: str, what: str) -> Compare:
+    """A mapping of which nobody can tell what a value means."""
+
+    def compare(old: Side, new: Side) -> Iterator[Step]:
+        after = getattr(new.spec, key)
+        for name in _changed(getattr(old.spec, key), after):
+            yield maybe(key, f"{what} {name} is now {after.get(name, 'not set')}", name)
+
+    return compare
 
 
 def _devices(old: Side, new: Side) -> Iterator[Step]:
@@ -280,12 +285,6 @@ def _runtime(old: Side, new: Side) -> Iterator[Step]:
         yield narrower("runtime", f"has a kernel of its own: the runtime is {after}")
     else:
         yield maybe("runtime", f"the runtime is now {after or 'the default'}, was {before or 'the default'}")
-
-
-def _annotations(old: Side, new: Side) -> Iterator[Step]:
-    after = new.spec.annotations
-    for name in _changed(old.spec.annotations, after):
-        yield maybe("annotations", f"the runtime's annotation {name} is now {after.get(name, 'not set')}", name)
 
 
 # -- files
@@ -655,10 +654,10 @@ AXES: tuple[Axis, ...] = (
     Axis(name="user", keys=("user",), compare=_user),
     Axis(name="groups", keys=("group_add",), compare=_groups),
     Axis(name="namespaces", keys=("userns_mode", "ipc"), compare=_namespaces),
-    Axis(name="kernel parameters", keys=("sysctls",), compare=_sysctls),
+    Axis(name="kernel parameters", keys=("sysctls",), compare=_values("sysctls", "the sysctl")),
     Axis(name="devices", keys=("devices", "gpus"), compare=_devices),
     Axis(name="runtime", keys=("runtime",), compare=_runtime),
-    Axis(name="annotations", keys=("annotations",), compare=_annotations),
+    Axis(name="annotations", keys=("annotations",), compare=_values("annotations", "the runtime's annotation")),
     Axis(name="root filesystem", keys=("read_only",), compare=_root),
     Axis(name="mounts", keys=("volumes", "workspace"), compare=_mounts),
     Axis(name="tmpfs", keys=("tmpfs",), compare=_tmpfs),

@@ -399,8 +399,12 @@ class ListOf(OptionType):
                 return refuse(problems, node, "a list", help)
         before = len(problems)
         values = [self.item.parse(item, problems) for item in nodes]
-        if self.unique:
-            self._check_unique(nodes, values, problems)
+        seen: set[Any] = set()
+        for one, value in zip(nodes, values, strict=True) if self.unique else ():
+            identity = self.key(value) if self.key and value is not INVALID else value
+            if identity is not INVALID and identity in seen:
+                problems.add(f'"{identity}" is listed twice', one.span, "remove one of them")
+            seen.add(identity)
         if len(problems) > before:
             return INVALID
         values = list(dict.fromkeys(values)) if self.once else values
@@ -409,14 +413,6 @@ class ListOf(OptionType):
     def identity(self, item: Node) -> Any:
         value = self.item.parse(item, Problems())
         return self.key(value) if self.key is not None and value is not INVALID else value
-
-    def _check_unique(self, nodes: tuple[Node, ...], values: list[Any], problems: Problems) -> None:
-        seen: set[Any] = set()
-        for node, value in zip(nodes, values, strict=True):
-            identity = self.key(value) if self.key and value is not INVALID else value
-            if identity is not INVALID and identity in seen:
-                problems.add(f'"{identity}" is listed twice', node.span, "remove one of them")
-            seen.add(identity)
 
     def schema(self) -> Schema:
         item = self.item.schema()

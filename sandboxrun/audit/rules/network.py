@@ -400,33 +400,26 @@ def administration(s: Subject) -> Iterator[Hit]:
 
 
 _SERVICES = {
-    "22": "SSH",
-    "23": "telnet",
-    "2375": "the engine's API",
-    "2376": "the engine's API",
-    "3389": "a remote desktop",
-    "5900": "a remote desktop",
-    "9229": "the debugger of node",
-    "5005": "the debugger of Java",
-    "5678": "the debugger of Python",
-    "9222": "the debugger of a browser",
-    "139": "file sharing",
-    "445": "file sharing",
-    "873": "rsync",
-    "2049": "NFS",
-    "1433": "a database",
-    "1521": "a database",
-    "3306": "a database",
-    "5432": "a database",
-    "5984": "a database",
-    "6379": "a database",
-    "9042": "a database",
-    "9200": "a database",
-    "11211": "a cache",
-    "27017": "a database",
-    "2379": "the store of a cluster",
-    "6443": "a cluster's API",
-    "10250": "a node's API",
+    port: what
+    for what, ports in {
+        "SSH": "22",
+        "telnet": "23",
+        "the engine's API": "2375 2376",
+        "a remote desktop": "3389 5900",
+        "the debugger of node": "9229",
+        "the debugger of Java": "5005",
+        "the debugger of Python": "5678",
+        "the debugger of a browser": "9222",
+        "file sharing": "139 445",
+        "rsync": "873",
+        "NFS": "2049",
+        "a database": "1433 1521 3306 5432 5984 6379 9042 9200 27017",
+        "a cache": "11211",
+        "the store of a cluster": "2379",
+        "a cluster's API": "6443",
+        "a node's API": "10250",
+    }.items()
+    for port in ports.split()
 }
 
 

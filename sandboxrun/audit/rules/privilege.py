@@ -225,21 +225,18 @@ def named_user(s: Subject) -> Iterator[Hit]:
 
 
 _STRONG_GROUPS = {
-    "root": "root",
-    "0": "root",
-    "docker": "the engine",
-    "podman": "the engine",
-    "lxd": "the engine",
-    "disk": "the disks",
-    "6": "the disks",
-    "kmem": "the kernel's memory",
-    "15": "the kernel's memory",
-    "kvm": "virtual machines",
-    "sudo": "root by sudo",
-    "wheel": "root by sudo",
-    "adm": "the host's logs",
-    "shadow": "password hashes",
-    "42": "password hashes",
+    group: what
+    for what, groups in {
+        "root": "root 0",
+        "the engine": "docker podman lxd",
+        "the disks": "disk 6",
+        "the kernel's memory": "kmem 15",
+        "virtual machines": "kvm",
+        "root by sudo": "sudo wheel",
+        "the host's logs": "adm",
+        "password hashes": "shadow 42",
+    }.items()
+    for group in groups.split()
 }
 
 

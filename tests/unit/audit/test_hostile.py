@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandboxrun.audit.judge import ReviewTerms
-from sandboxrun.audit.waivers import inline
+from sandboxrun.audit.judge import ReviewTerms, inline
 from sandboxrun.compose.service import KNOWN
 from sandboxrun.errors import ProfileError
 from sandboxrun.lifecycle.comparing import Pair, compared
