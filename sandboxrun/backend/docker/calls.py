@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote as _quote
 from urllib.parse import urlencode
 
+from msgspec import MsgspecError
+from msgspec.json import decode
+
 from sandboxrun.backend.docker.transport import (
     MAX_WHOLE,
     TIMEOUT,
@@ -100,7 +103,7 @@ class Answer(Data, unshown=("response",)):
         """The whole body as JSON."""
         data = self.read()
         try:
-            return json.loads(data)
+            return _decoded(data)
         except (ValueError, RecursionError) as error:
             raise EngineError(self.operation, "the engine's answer is not JSON", status=self.response.status) from error
 
@@ -130,6 +133,15 @@ class Answer(Data, unshown=("response",)):
     def close(self) -> None:
         """Drop the rest."""
         self.response.close()
+
+
+def _decoded(data: bytes) -> Any:
+    """Three times as fast as the standard library does it, which takes what is not quite JSON, too (half a surrogate,
+    NaN)."""
+    try:
+        return decode(data)
+    except MsgspecError:
+        return json.loads(data)
 
 
 def engine_id_of(info: Json) -> str:
