@@ -88,12 +88,20 @@ class Past(Data):
 class Events(AbstractContextManager["Events"], Protocol):
     """What happened to a project's sandboxes since a moment. As a context it follows them from then on."""
 
-    def past(self) -> Mapping[str, Past]:
-        """All that something happened to, by id. Raises EngineError where that is not known."""
+    def past(self, held: Lock | None = None) -> Mapping[str, Past]:
+        """All that something happened to, by id. Where the project's lock is `held` since a moment ago, what was done
+        under it before is enough. Raises EngineError where that is not known."""
 
     def history(self, id: str) -> History | None:
         """Of one that has ended, what was seen of it; None unless that is all since its start. Asks the engine nothing
         and never raises."""
+
+    def exit_code(self, id: str, timeout: float) -> int | None:
+        """The exit code of one that was started since they are followed and ends within `timeout` seconds; None where
+        they tell of no end: only the engine knows, then, whether it runs. Never raises."""
+
+    def narrow(self) -> None:
+        """Who follows them has waited for a while, and goes on: nothing is heard of other projects. Never raises."""
 
 
 class Project(Data):
@@ -247,8 +255,9 @@ class Backend(Protocol):
     def sweep_leases(self) -> None:
         """Remove what is left of the leases of others that are over."""
 
-    def follow(self, project: str, began: float) -> Events:
-        """What happens to the project's sandboxes since `began` (UNIX time), while it is used as a context."""
+    def follow(self, project: str, began: float, *, locking: bool = False) -> Events:
+        """What happens to the project's sandboxes since `began` (UNIX time), while it is used as a context; `locking`
+        is who is going to take the project's lock."""
 
     def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
         """Raise ApplyError for a host path of theirs that another sandbox on the engine may move."""

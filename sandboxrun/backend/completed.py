@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import structs
 
-from sandboxrun.backend.base import Events, Past
+from sandboxrun.backend.base import Events, Lock, Past
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
@@ -80,11 +80,14 @@ def taken_by_others(
 
 
 def completed_elsewhere(
-    events: Events, sandboxes: Iterable[DeclaredSandbox], differs: Callable[[DeclaredSandbox, str], bool]
+    events: Events,
+    sandboxes: Iterable[DeclaredSandbox],
+    differs: Callable[[DeclaredSandbox, str], bool],
+    held: Lock | None = None,
 ) -> Mapping[str, Completed]:
     """Which of the sandboxes ran to their end since the events began, and are gone. What is not certain does not
     count: one that somebody stopped or updated, or one with another workspace (`differs`: from a content's digest)."""
-    pasts = events.past().values()
+    pasts = events.past(held).values()
     carried = [past.labels for past in pasts if labels.CONTENT in past.labels]
     contents = {own.get(labels.RUN, ""): own[labels.CONTENT] for own in carried}
     found: dict[str, Completed] = {}
@@ -142,14 +145,17 @@ def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Map
     return freeze({address: freeze({wanted[address].spec.digest: record}) for address, record in found.items()})
 
 
-def with_others(snapshot: Snapshot, profile: Profile, store: Store, events: Events) -> Snapshot:
-    """The snapshot, with the records of what would be made and has completed elsewhere."""
+def with_others(
+    snapshot: Snapshot, profile: Profile, store: Store, events: Events, held: Lock | None = None
+) -> Snapshot:
+    """The snapshot, with the records of what would be made and has completed elsewhere. `held` is the project's lock,
+    where it was taken just now."""
     there = {o.address for o in snapshot.sandboxes if not o.apart} | snapshot.completed.keys()
     missing = tuple(s for s in profile.sandboxes if s.address not in there)
     if not missing:
         return snapshot
     digests = {s.address: s.spec.digest for s in missing}
-    found = completed_elsewhere(events, missing, contents_compared(store))
+    found = completed_elsewhere(events, missing, contents_compared(store), held)
     more = {address: freeze({digests[address]: record}) for address, record in found.items()}
     return structs.replace(snapshot, completed=freeze({**snapshot.completed, **more}))
 

@@ -364,7 +364,7 @@ class Fake:
     def sweep_leases(self) -> None:
         self.reach("listing volumes")
 
-    def follow(self, project: str, began: float) -> Following:
+    def follow(self, project: str, began: float, *, locking: bool = False) -> Following:
         return Following(self, project, began)
 
     # -- one sandbox --------------------------------------------------------------------------------------------

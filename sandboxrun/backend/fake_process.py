@@ -255,7 +255,7 @@ class Following(Closing):
     def close(self) -> None:
         """There is nothing to end."""
 
-    def past(self) -> Mapping[str, Past]:
+    def past(self, held: Any = None) -> Mapping[str, Past]:
         """All that something happened to, by id."""
         with self._job.reached("asking for events") as world:
             boxes = {**world.removed, **world.boxes}
@@ -269,6 +269,22 @@ class Following(Closing):
             box = self._job.world.boxes.get(id)
             whole = box is not None and any(what == "start" and when >= self._began for what, when, _ in box.past)
             return history_of(box) if box is not None and whole and not box.running else None
+
+    def narrow(self) -> None:
+        """Nothing was heard of others."""
+
+    def exit_code(self, id: str, timeout: float) -> int | None:
+        """Looks at the one that was started."""
+        until = time.monotonic() + timeout
+        while not self._job.dead:
+            with self._job.world.guard:
+                box = self._job.world.boxes.get(id) or self._job.world.removed.get(id)
+                if box is not None and any(what == "die" and when >= self._began for what, when, _ in box.past):
+                    return box.code
+            if time.monotonic() >= until:
+                break
+            time.sleep(0.005)
+        return None
 
 
 class News(Closing):

@@ -370,7 +370,7 @@ def apply(
         options = expected.options
     with ExitStack() as stack:
         # Before the lock: whoever holds it may complete, in another checkout, what this one would run.
-        events = events or stack.enter_context(engine.follow(profile.project, settings.began))
+        events = events or stack.enter_context(engine.follow(profile.project, settings.began, locking=True))
         lock = (holding or stack).enter_context(held(engine, profile, settings))
         guard = lock.check
         with span("observe", project=profile.project):

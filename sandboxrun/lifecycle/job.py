@@ -300,6 +300,7 @@ class Watching(Data):
     pump: Pump | None = None
     elapsed: float = 0.0  # how long it runs already
     ended: Callable[[int | None], None] = lambda code: None  # is told its exit code once it has ended; must not raise
+    events: Events | None = None  # that tell of its end, where they are followed since before its start
 
 
 class Watch:
@@ -518,6 +519,9 @@ class Watch:
     def _await_exit(self) -> None:
         limit, longest = self._limit, LOOK if self.spec.lifetime.idle is not None else 3600.0
         try:
+            if self._how.events is not None and self.spec.restart == "no":  # most ends are seen without a call
+                soon = min(longest, AT_ONCE, AT_ONCE if limit is None else max(limit - self._ran(), 0.01))
+                self.exit_code = self._how.events.exit_code(self.container, soon)
             while self.exit_code is None:
                 patience = longest if limit is None else min(longest, max(limit - self._ran(), 0.01))
                 try:
@@ -528,11 +532,9 @@ class Watch:
             if limit is not None and marked and reached(self._ran(), limit):
                 # its own PID 1 ended it just before this watch would have
                 self._stops.append(_Stop(by="timeout", note=_past(limit)))
-        except EngineUnreachable as error:
-            # Its containers may have ended with it: whatever code they show later is not their own.
-            self.error, self._lost = error, True
         except EngineError as error:
-            self.error = error
+            # Containers of one that is away may have ended with it: what code they show later is not their own.
+            self.error, self._lost = error, isinstance(error, EngineUnreachable)
 
     def _enforce(self) -> None:
         limit, idle = self._limit, self.spec.lifetime.idle
@@ -644,8 +646,8 @@ class Job:
     def __init__(
         self, engine: Backend, profile: Profile, store: Store, settings: ApplySettings, events: Events | None = None
     ) -> None:
-        self._engine, self._profile, self._store, self._settings = engine, profile, store, settings
-        self._events = events
+        self._engine, self._profile, self._store = engine, profile, store
+        self._settings, self._events = settings, events
         self.session: Session | None = None
         self._found: dict[str, Made] = {}
         self._started: dict[str, datetime | None] = {}  # of those that were found
@@ -671,8 +673,7 @@ class Job:
 
     def find(self, sandbox: DeclaredSandbox, observed: ObservedSandbox) -> Made:
         """Take in one that was there before."""
-        found = self._found[sandbox.address] = Made(id=observed.id, run=observed.run)
-        return found
+        return self._found.setdefault(sandbox.address, Made(id=observed.id, run=observed.run))
 
     def join(self, sandbox: DeclaredSandbox, observed: ObservedSandbox, now: datetime, *, sample: bool = True) -> None:
         """Take in one that was started before, and watch it."""

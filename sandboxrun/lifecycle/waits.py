@@ -82,13 +82,17 @@ def apply_and_wait(
     """
     settings = settings or ApplySettings()
     targets = (expected.options if expected is not None else options or Options()).targets
-    following = engine.follow(profile.project, settings.began)
+    following = engine.follow(profile.project, settings.began, locking=True)
     with following as events, engine.lease() as lease, ExitStack() as lock:
         job = Job(engine, profile, store, settings, events)
 
+        def late() -> None:
+            lock.close()
+            events.narrow()
+
         def prepare(session: Session) -> None:
             session.leases = {sandbox.address: lease for sandbox in select(profile, targets)}
-            job.watch_from_start(session, lambda sandbox: Watching())
+            job.watch_from_start(session, lambda sandbox: Watching(events=events))
 
         try:
             outcome = apply(
@@ -118,7 +122,7 @@ def apply_and_wait(
             if not keeps:
                 lock.close()
             with glancing(job, awaited, settings):
-                at_once = job.wait(awaited, patience, settings.stop, late=lock.close) and keeps
+                at_once = job.wait(awaited, patience, settings.stop, late=late) and keeps
         finally:
             job.close()
         guard = outcome.session.guard

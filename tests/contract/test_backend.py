@@ -146,6 +146,21 @@ def test_a_stop_is_a_signal_and_after_the_grace_period_a_kill(side: Side, script
     job.destroy()
 
 
+def test_an_end_is_told_by_the_events_that_are_followed(side: Side) -> None:
+    job = side.job(agent=sh("echo up; sleep 1000"))
+    with job.backend.follow(side.project, time.time() - 1) as events:
+        job.apply()
+        id = job.observed("agent").id
+        assert events.exit_code(id, 0.05) is None
+        until(lambda: said(job, id))
+        job.backend.stop(id, timeout=60)
+        assert events.exit_code(id, 60) == 143
+        assert events.exit_code(id, 0) == 143  # whoever asks later, too
+        assert events.exit_code("0" * 64, 0.05) is None
+        assert isinstance(job.backend.state(id), Ended)
+    job.destroy()
+
+
 def test_a_signal_needs_a_process(side: Side) -> None:
     job, id = started(side)
     job.backend.signal(id, "KILL")

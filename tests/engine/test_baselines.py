@@ -97,13 +97,26 @@ def _steady(kinds: dict[str, int]) -> int:
     return sum(count for kind, count in kinds.items() if kind not in _UNSTEADY)
 
 
+# Two lists instead of one where the engine has many containers; its events once more where it forgets within a minute.
+_BUSY = ("GET /containers/json", "GET /events")
+# A machine that takes seconds for an echo: its end is waited for by a call then, and collected under a lock of its own.
+_SLOW = ("POST /containers/*/wait", "POST /volumes/create", "GET /volumes", "DELETE /volumes/*")
+_MAY_ADD = {"apply": _BUSY, "apply --wait": (*_BUSY, *_SLOW)}
+
+
+def _more(step: str, now: dict[str, int], then: dict[str, int]) -> bool:
+    """Whether a step makes more calls than it did, beyond those for what else goes on: at most one more of a kind."""
+    added = sum(now.get(kind, 0) > then.get(kind, 0) for kind in _MAY_ADD.get(step, ()))
+    return now["all"] - added > then["all"]
+
+
 def _compare_calls(found: dict[str, dict[str, int]]) -> None:
     """No step makes more calls than recorded."""
     file = BASELINES / "calls.json"
     if os.environ.get("SANDBOXRUN_DEV_UPDATE"):
         file.write_text(json.dumps(found, indent=2) + "\n")
     recorded = json.loads(file.read_text())
-    more = {name: (calls, recorded[name]) for name, calls in found.items() if calls["all"] > recorded[name]["all"]}
+    more = {name: (calls, recorded[name]) for name, calls in found.items() if _more(name, calls, recorded[name])}
     kinds = {
         name: {k: (n, then.get(k, 0)) for k, n in now.items() if n > then.get(k, 0)}
         for name, (now, then) in more.items()

@@ -12,6 +12,7 @@ import docker
 import pytest
 from msgspec import structs
 
+from sandboxrun.backend.docker import observe
 from sandboxrun.backend.session import StepDone, StepFailed, StepSkipped, Undone
 from sandboxrun.errors import ApplyError, PlanError
 from sandboxrun.lifecycle import apply as converge
@@ -434,9 +435,17 @@ def test_a_condition_that_cannot_hold_any_more(
 # -- what fails --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("few", [0, 10_000])
 def test_a_foreign_name_is_refused_and_untouched(
-    world: World, engine_client: docker.DockerClient, busybox: str, labels: Mapping[str, str], project: str
+    few: int,
+    world: World,
+    engine_client: docker.DockerClient,
+    busybox: str,
+    labels: Mapping[str, str],
+    project: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(observe, "_FEW", few)  # an engine with many containers, and one with few
     foreign = engine_client.containers.create(busybox, ["true"], name=f"{project}-a", labels=dict(labels))
     network = engine_client.networks.create(f"{project}_default", labels=dict(labels))
     volume = engine_client.volumes.create(f"{project}_data", labels={**labels, own.PROJECT: "another"})

@@ -102,8 +102,12 @@ class Answer(Data, unshown=("response",)):
     def json(self) -> Any:
         """The whole body as JSON."""
         data = self.read()
+        try:  # three times as fast as the standard library, which takes what is not quite JSON (half a surrogate), too
+            return decode(data)
+        except (MsgspecError, RecursionError):
+            pass
         try:
-            return _decoded(data)
+            return json.loads(data)
         except (ValueError, RecursionError) as error:
             raise EngineError(self.operation, "the engine's answer is not JSON", status=self.response.status) from error
 
@@ -133,15 +137,6 @@ class Answer(Data, unshown=("response",)):
     def close(self) -> None:
         """Drop the rest."""
         self.response.close()
-
-
-def _decoded(data: bytes) -> Any:
-    """Three times as fast as the standard library does it, which takes what is not quite JSON, too (half a surrogate,
-    NaN)."""
-    try:
-        return decode(data)
-    except MsgspecError:
-        return json.loads(data)
 
 
 def engine_id_of(info: Json) -> str:

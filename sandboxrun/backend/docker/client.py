@@ -339,10 +339,12 @@ class Engine(Client):
 
     # -- Containers
 
-    def containers(self, *, labels: LabelFilter | None = None, names: Sequence[str] = ()) -> tuple[Json, ...]:
-        """The containers in any state with all `labels` and one of the exact `names`: GET json."""
+    def containers(
+        self, *, labels: LabelFilter | None = None, names: Sequence[str] = (), most: int | None = None
+    ) -> tuple[Json, ...]:
+        """The containers in any state with all `labels` and one of the exact `names`, the newest `most`: GET json."""
         escaped = ["^/?" + name.replace(".", "\\.") + "$" for name in names]
-        query = {"all": True, "filters": label_filter(labels, {"name": escaped})}
+        query = {"all": True, "limit": most, "filters": label_filter(labels, {"name": escaped})}
         listed = self.request("GET", "/containers/json", "listing containers", query=query).sequence()
         wanted = {f"/{name}" for name in names}
         return tuple(c for c in listed if not names or wanted.intersection(c.get("Names") or ()))

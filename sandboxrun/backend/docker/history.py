@@ -13,6 +13,7 @@ import signal as signals
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial, reduce
 from pathlib import PurePosixPath
@@ -27,6 +28,7 @@ from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.calls import uptime
 from sandboxrun.backend.docker.client import Stream
 from sandboxrun.backend.docker.facts import is_podman
+from sandboxrun.backend.docker.lock import LEASE, is_lock
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
 from sandboxrun.spec import labels
 from sandboxrun.spec.forms import below
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.base import News
     from sandboxrun.backend.docker.calls import Json
     from sandboxrun.backend.docker.client import Engine, EventStream
+    from sandboxrun.backend.docker.lock import ProjectLock
 
 _DEFAULT_NETWORK = "bridge"  # Docker makes it again at every start, so its age is the engine's
 _NAMED = 20  # containers that a question names; of more, the answer is sorted out here
@@ -208,16 +211,22 @@ class _Stats:
 # -- What happened to a project's containers
 
 _ACTIONS = ("create", "start", "oom", "kill", "update", "die", "destroy")
+_REMEMBERED = 256  # events that an engine keeps
+_REACH = LEASE + 15  # seconds; whoever holds a lock has made a volume of it within its lease
+_TOLD = 0.25  # seconds that the stream may take for what has happened
 SOON = 1.0  # seconds until the stream tells of an end that was seen otherwise
 _SAME = 2.0  # seconds: the engine tells its time in whole ones, so clocks that differ by less may be one
 
 
 class ProjectEvents:
     """The events of a project's containers since `began` (UNIX time, by this machine's clock). As a context it follows
-    them; without, it knows what the engine remembers. Raises EngineErrors."""
+    them; without, it knows what the engine remembers. Raises EngineErrors.
 
-    def __init__(self, engine: Engine, project: str, began: float) -> None:
-        self._engine = engine
+    For who is `locking` the stream is of everything: events of volumes, as the project's lock is, have no labels.
+    """
+
+    def __init__(self, engine: Engine, project: str, began: float, *, locking: bool = False) -> None:
+        self._engine, self._project, self._locking = engine, project, locking
         self._filters = {
             "type": ["container"],
             "label": [f"{labels.PROJECT}={project}"],
@@ -227,28 +236,48 @@ class ProjectEvents:
         ahead = engine.clock().timestamp() - time.time()
         self._ahead = 0.0 if abs(ahead) <= _SAME else ahead
         self._began = began + self._ahead
+        self._count = 0  # events that the stream has told
+        self._locks: dict[str, int] = {}  # volumes of the project's lock that are there → how many came before
         self._events: dict[tuple[str, int, str], Json] = {}  # container, time, action: the engine may tell it twice
+        self._codes: dict[str, str] = {}  # container → its exit code at its last end
         self._lost: EngineError | None = None
         self._stream: EventStream | None = None
         self._lock = threading.Condition()
 
     def __enter__(self) -> Self:
-        self._stream = self._engine.events(filters=self._filters, since=f"{self._began:.9f}")
-        begin(partial(self._follow, self._stream), name="events", failed=self._failed)
+        if self._locking:
+            since = min(self._began, time.time() + self._ahead - _REACH)
+            self._hear(self._engine.events(since=f"{since:.9f}"))
+        else:
+            self._hear(self._engine.events(filters=self._filters, since=f"{self._began:.9f}"))
         return self
+
+    def _hear(self, stream: EventStream) -> None:
+        """Follow this one from now on."""
+        self._stream = stream
+        begin(partial(self._follow, stream), name="events", failed=partial(self._failed, stream))
+
+    def narrow(self) -> None:
+        """What an engine tells of everybody is waited for until it is read: nobody listens to that for long, for then
+        a process that is stopped would slow the engine down."""
+        wide = self._stream
+        if self._locking and wide is not None:
+            with suppress(EngineError):
+                self._hear(self._engine.events(filters=self._filters, since=f"{self._since():.9f}"))
+                wide.close()
+                self._locking = False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._stream is not None:
             self._stream.close()
 
-    def past(self) -> Mapping[str, Past]:
-        """All containers that something happened to until now, by id. Raises EngineError once the stream was lost."""
-        now = time.time()
-        set_back = self._offset - (now - uptime())  # else nothing would be between then and now
-        set_back = set_back if set_back > _SAME else 0.0
-        since, until = f"{self._began - set_back:.9f}", f"{now + self._ahead:.9f}"
-        with self._engine.events(filters=self._filters, since=since, until=until) as remembered:
-            self._take(remembered)
+    def past(self, held: Any = None) -> Mapping[str, Past]:
+        """All containers that something happened to until now, by id; until the lock `held` was taken, where that is
+        enough. Raises EngineError once the stream was lost."""
+        if held is None or not self._has_told_until(held):
+            since, until = f"{self._since():.9f}", f"{time.time() + self._ahead:.9f}"
+            with self._engine.events(filters=self._filters, since=since, until=until) as remembered:
+                self._take(remembered)
         if self._lost is not None:
             raise self._lost
         with self._lock:
@@ -258,38 +287,98 @@ class ProjectEvents:
             by_id.setdefault(container, []).append(event)
         return {container: _past(container, events) for container, events in by_id.items()}
 
+    def _since(self) -> float:
+        """When it began, by the engine's clock now: where that was set back since, nothing else would come after."""
+        set_back = self._offset - (time.time() - uptime())
+        return self._began - (set_back if set_back > _SAME else 0.0)
+
+    def _has_told_until(self, held: ProjectLock) -> bool:
+        """Whether the stream has told all that was done under the project's lock before this holder has it.
+
+        It has once it tells of the holder's own volume, whatever is done before that comes before; and of the end of
+        every other volume of the lock: one may have gone while this one was made. All of that is known where the engine
+        has not forgotten any of the last minute's events.
+        """
+        if self._stream is None or not self._locking or is_podman(self._engine.version(), {}):
+            return False
+
+        own = held.volume
+
+        def told() -> bool:
+            return own in self._locks and all(map(held.made, self._locks))
+
+        def useless() -> bool:
+            return self._lost is not None or self._locks.get(own, self._count) >= _REMEMBERED
+
+        with self._lock:
+            self._lock.wait_for(lambda: told() or useless(), _TOLD)
+            return told() and not useless()
+
     def history(self, id: str) -> History | None:
         """Of one that has ended, what the stream has told: events come in order, so that all is known with its end."""
         if is_podman(self._engine.version(), {}):
             return None  # its events do not have everything
         with self._lock:
-            self._lock.wait_for(lambda: self._lost is not None or "die" in self._actions(id), SOON)
+            self._lock.wait_for(lambda: self._lost is not None or id in self._codes, SOON)
             events = sorted((event for at, event in self._events.items() if at[0] == id), key=_nanoseconds)
         found = history_of(events)
         return found if found.started and found.died and self._lost is None else None
 
-    def _actions(self, id: str) -> frozenset[str]:
-        return frozenset(action for container, _, action in self._events if container == id)
+    def exit_code(self, id: str, timeout: float) -> int | None:
+        """Of one that ends within `timeout` seconds, as the stream tells it."""
+        if self._stream is None or is_podman(self._engine.version(), {}):
+            return None
+        with self._lock:
+            self._lock.wait_for(lambda: self._lost is not None or id in self._codes, timeout)
+            code = self._codes.get(id, "")
+        return int(code) if code.isdigit() and len(code) <= 3 else None
 
     def _follow(self, stream: EventStream) -> None:
-        self._take(stream)
-        self._end("the engine ended the stream")
+        self._take(self._seen(event) for event in stream)
+        self._end(stream, "the engine ended the stream")
 
-    def _failed(self, error: BaseException) -> None:
-        self._end(error.cause if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
+    def _failed(self, stream: EventStream, error: BaseException) -> None:
+        self._end(stream, error.cause if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
 
-    def _end(self, cause: str) -> None:
-        """Whoever asks next gets the error."""
+    def _end(self, stream: EventStream, cause: str) -> None:
+        """Whoever asks next gets the error, unless another stream has taken this one's place."""
+        if stream is not self._stream:
+            return
         help = "what other jobs did in the meantime is unknown: run the command again"
         with self._lock:
             self._lost = EngineError("following the engine's events", cause, help=help)
             self._lock.notify_all()
 
-    def _take(self, stream: Iterable[Json]) -> None:
-        for event in stream:
-            with self._lock:
-                self._events[_id_of(event), _nanoseconds(event), str(event.get("Action"))] = event
+    def _seen(self, event: Json) -> Json:
+        """Note what an event of the stream says of the project's lock."""
+        name = _id_of(event)
+        with self._lock:
+            if event.get("Type") == "volume" and is_lock(name, self._project):
+                if event.get("Action") == "create":
+                    self._locks[name] = self._count
+                elif event.get("Action") == "destroy":
+                    self._locks.pop(name, None)
                 self._lock.notify_all()
+            self._count += 1
+            if self._count == _REMEMBERED:
+                self._lock.notify_all()
+        return event
+
+    def _is_ours(self, event: Json) -> bool:
+        """Whether it is one of the project's containers, and since it began."""
+        if event.get("Type") != "container" or event.get("Action") not in _ACTIONS:
+            return False
+        ours = _attributes(event).get(labels.PROJECT) == self._project
+        return ours and _nanoseconds(event) >= self._since() * 1e9
+
+    def _take(self, stream: Iterable[Json]) -> None:
+        for event in filter(self._is_ours, stream):
+            container = _id_of(event)
+            with self._lock:
+                self._events[container, _nanoseconds(event), str(event.get("Action"))] = event
+                if event.get("Action") == "die":
+                    self._codes[container] = _attributes(event).get("exitCode", "")
+                    self._lock.notify_all()
 
 
 def _past(container: str, events: list[Json]) -> Past:

@@ -10,6 +10,7 @@ anyone may remove a dead one. A holder renews its lease by a newer volume before
 from __future__ import annotations
 
 import random
+import re
 import secrets
 import threading
 import time
@@ -75,6 +76,11 @@ def claim_of(volume: Json) -> Claim:
     )
 
 
+def is_lock(volume: str, project: str) -> bool:
+    """Whether a volume of this name is one of the project's lock."""
+    return re.fullmatch(rf"sandboxrun-lock-{re.escape(project)}-[0-9a-f]{{16}}-[0-9a-f]+", volume) is not None
+
+
 class ProjectLock:
     """A project's lock, while it is held. `check` before each change. `listed` are the project's volumes as the engine
     listed them when it was taken."""
@@ -106,6 +112,15 @@ class ProjectLock:
         """All lock volumes of the project, this holder's too."""
         self.listed = self._engine.volumes(labels={PROJECT: self._project})
         return tuple(claim_of(v) for v in self.listed if (v.get("Labels") or {}).get(LABEL) == self._project)
+
+    @property
+    def volume(self) -> str:
+        """The newest of its volumes; "" where it has none."""
+        return self._volumes[-1] if self._volumes else ""
+
+    def made(self, volume: str) -> bool:
+        """Whether a volume of the project's lock is this holder's."""
+        return f"-{self._token}-" in volume
 
     def create(self) -> None:
         """Make one more volume of this holder, and count the lease from before the call."""

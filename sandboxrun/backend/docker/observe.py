@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 
 
 UPLOAD = "courier"
+_FEW = 50  # containers that are listed as fast as one kind of them
 IDENTITY = frozenset({labels.PROJECT, labels.SANDBOX, labels.RUN, labels.ROLE, labels.SPEC, labels.SPEC_DIGEST})
 _RUN = re.compile("[0-9a-f]{32}")
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
@@ -89,7 +90,8 @@ def take_snapshot(
     """
     images = _Images(engine)
     references = freeze(images.references(profile.sandboxes))
-    listed = own_containers(engine, profile.project)
+    there = _all_of_few(engine, profile) if held is not None and events is not None else None
+    listed = own_containers(engine, profile.project, listed=there)
     helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     sandboxes = _observed(inspected, profile, store, images)
@@ -120,8 +122,17 @@ def take_snapshot(
         completed=completed(profile, store, workspaces),
     )
     if events is not None:
-        snapshot = with_others(snapshot, profile, store, events)
-    return structs.replace(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled)))
+        snapshot = with_others(snapshot, profile, store, events, held)
+    return structs.replace(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled, there)))
+
+
+def _all_of_few(engine: Engine, profile: Profile) -> tuple[Mapping[str, Any], ...] | None:
+    """All containers of an engine that has few: one list, then, of the project's own and of whatever has a name that
+    an apply needs. None where there are more."""
+    if len(profile.sandboxes) > _FEW // 2:
+        return None
+    listed = engine.containers(most=_FEW + 1)
+    return listed if len(listed) <= _FEW else None
 
 
 def _by_owner(
@@ -404,12 +415,22 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Collect
 
 
 def _foreign(
-    engine: Engine, profile: Profile, snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]
+    engine: Engine,
+    profile: Profile,
+    snapshot: Snapshot,
+    sandboxes: Iterable[DeclaredSandbox],
+    there: tuple[Mapping[str, Any], ...] | None = None,
 ) -> Iterable[Foreign]:
-    """Objects that have a name the profile needs and are not the project's."""
+    """Objects that have a name the profile needs and are not the project's. `there` are all containers, where they are
+    known."""
     ours = {o.name for o in snapshot.sandboxes}
     names = [s.name for s in sandboxes if s.name not in ours]
-    for container in engine.containers(names=names) if names else ():
+    if there is None:
+        there = engine.containers(names=names) if names else ()
+    wanted = {f"/{name}" for name in names}
+    for container in there:
+        if wanted.isdisjoint(container.get("Names") or ()):
+            continue
         if not is_own_container(container, profile.project, reserved(engine, str(container.get("ImageID") or ""))):
             name = str((container.get("Names") or ["?"])[0]).removeprefix("/")
             yield Foreign(
@@ -532,12 +553,15 @@ def own_containers(
     *,
     more: Mapping[str, str | None] | None = None,
     names: tuple[str, ...] = (),
+    listed: Iterable[Mapping[str, Any]] | None = None,
 ) -> tuple[Mapping[str, Any], ...]:
-    """The project's containers, as the engine lists them: those with the labels `more`, or one of `names`. Raises
-    EngineError."""
+    """The project's containers, as the engine lists them: those with the labels `more`, or one of `names`. `listed` are
+    all that there are, where they are known. Raises EngineError."""
     of_image = cache(partial(reserved, engine))
-    listed = engine.containers(labels={labels.PROJECT: project, **(more or {})}, names=names)
-    return tuple(c for c in listed if is_own_container(c, project, of_image(str(c.get("ImageID") or ""))))
+    if listed is None:
+        listed = engine.containers(labels={labels.PROJECT: project, **(more or {})}, names=names)
+    ours = (c for c in listed if labels.read(c.get("Labels")).get(labels.PROJECT) == project)
+    return tuple(c for c in ours if is_own_container(c, project, of_image(str(c.get("ImageID") or ""))))
 
 
 def own_sandboxes(

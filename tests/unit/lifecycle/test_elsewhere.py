@@ -18,7 +18,8 @@ from sandboxrun.spec.types import SECOND
 from tests.unit.plan.world import declared
 
 AGENT = declared("agent", lifetime=Lifetime(timeout=10 * SECOND))
-OWN = {labels.RUN: "r1", labels.SANDBOX: "agent", labels.SPEC: to_label(AGENT.spec), "name": AGENT.name}
+SPEC = to_label(AGENT.spec)
+OWN = {labels.PROJECT: "p", labels.RUN: "r1", labels.SANDBOX: "agent", labels.SPEC: SPEC, "name": AGENT.name}
 
 
 def event(action: str, at: float, container: str = "c1", **attributes: str) -> dict[str, Any]:
