@@ -23,7 +23,7 @@ from msgspec import structs
 
 from sandboxrun.api.sandbox import ExecResult, ExecTimeout, HeldSandbox, Sandbox
 from sandboxrun.api.settings import Declared, Settings, declare, workspace_option
-from sandboxrun.backend.docker import init
+from sandboxrun.backend.docker.fields import HOLD, RELEASE
 from sandboxrun.backend.docker.lock import LABEL, claim_of
 from sandboxrun.backend.docker.observe import own_sandboxes, take_snapshot
 from sandboxrun.backend.errors import EngineError, NotFound
@@ -578,14 +578,14 @@ class SandboxService(Closing):
         watch, held = sandbox._held.watch, getattr(self.engine.state(sandbox.id), "limit", None) is not None
         with watch.pausing() if watch is not None else contextlib.nullcontext():
             if held:
-                self.engine.signal(sandbox.id, init.HOLD)
+                self.engine.signal(sandbox.id, HOLD)
             self.engine.pause_container(sandbox.id)
             try:
                 yield
             finally:
                 with contextlib.suppress(EngineError):  # it was ended meanwhile
                     if held:  # still paused: its init reads that before it looks at the time
-                        self.engine.signal(sandbox.id, init.RELEASE)
+                        self.engine.signal(sandbox.id, RELEASE)
                     self.engine.unpause_container(sandbox.id)
 
     # -- what holds ----------------------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ from typing import Any
 
 from msgspec import structs
 
-from sandboxrun.backend.docker import init
-from sandboxrun.backend.docker.fields import FIELDS, SHOWN, Live, Payload, volume_mount
+from sandboxrun.backend.docker.fields import FIELDS, INIT_PROGRAM, SHOWN, Live, Payload, held_by_init, volume_mount
 from sandboxrun.backend.owner import clock_set_since
 from sandboxrun.errors import Diagnostic, SandboxrunError
 from sandboxrun.gateway import DIRECTORY, FILE, USER
@@ -72,13 +71,22 @@ def encode(
         payload.config["Entrypoint"] = list(image.entrypoint)  # beside its own, an engine replaces an empty command
     payload.config.setdefault("Labels", {}).update(own_labels)
     if init_volume is not None and image is not None:
-        entrypoint, command = init.command_of(spec, image)
+        entrypoint, command = command_of(spec, image)
         if entrypoint or command:  # where there is no command at all, the engine is left to say so
             payload.host["Init"] = False  # ours is in its place
+            holding = (INIT_PROGRAM, f"timeout={spec.lifetime.timeout}", f"grace={spec.stop_grace_period}", "--")
             payload.host.setdefault("Mounts", []).append(volume_mount(init_volume, INIT_AT, read_only=True))
-            payload.config.update(Entrypoint=[*init.arguments(spec), *entrypoint], Cmd=list(command))
+            payload.config.update(Entrypoint=[*holding, *entrypoint], Cmd=list(command))
             payload.config["Labels"][labels.INIT] = init_volume
     return payload.body()
+
+
+def command_of(spec: SandboxSpec, image: ImageConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Entry point and command as an engine resolves them beside the image's own."""
+    entrypoint = image.entrypoint if spec.entrypoint is None else spec.entrypoint
+    if spec.command is not None:
+        return entrypoint, spec.command
+    return entrypoint, () if spec.entrypoint else image.command
 
 
 def encode_update(spec: SandboxSpec, keys: Iterable[str]) -> dict[str, Any]:
@@ -172,7 +180,7 @@ def addresses_of(inspect: Mapping[str, Any]) -> tuple[str, ...]:
 
 def state_of(inspect: Mapping[str, Any]) -> State:
     """The state in an inspect answer; by this machine's clock, where it was made here."""
-    held, own = init.held(inspect), labels.read((inspect.get("Config") or {}).get("Labels"))
+    held, own = held_by_init(inspect), labels.read((inspect.get("Config") or {}).get("Labels"))
     limit, set_ahead = held.seconds if held is not None else None, clock_set_since(own.get(labels.CLOCK, ""))
     return read_state(inspect.get("State") or {}, limit=limit, set_ahead=set_ahead)
 

@@ -7,13 +7,13 @@ Pure.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from msgspec import UNSET, field, structs
 
-from sandboxrun.backend.docker import init
 from sandboxrun.data import Data, json_as
 from sandboxrun.spec import forms, labels, seccomp
 from sandboxrun.spec.forms import join_security, split_security
@@ -21,7 +21,7 @@ from sandboxrun.spec.guard import HIDDEN, mounts_of, parents
 from sandboxrun.spec.names import CONFIGS, SECRETS, WORKSPACE, Names, part_volume
 from sandboxrun.spec.option import OwnAddresses, Row, private_network
 from sandboxrun.spec.option_types import CLOSED, Egress
-from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
+from sandboxrun.spec.options import CONFIGS_AT, INIT_AT, SECRETS_AT
 from sandboxrun.spec.records import (
     Attachment,
     Device,
@@ -101,6 +101,47 @@ class Live(Data):
         found = self.config("Labels")  # a dozen placements ask, so not all of them are read
         text = found.get(name) if isinstance(found, Mapping) else None
         return text if isinstance(text, str) else None
+
+
+# -- The init that is PID 1 of a sandbox with a timeout and ends it in time, though no process of ours runs: its place,
+# and what of its arguments is read back. The program is in `init/c/init.c`
+
+INIT_PROGRAM = f"{INIT_AT}/init"
+NOT_STARTED = (126, 127)  # an init's codes, the engine's too: the command is not executable, not found
+HOLD, RELEASE = "62", "63"  # signals around a pause of ours, whose time is not the command's; from outside only
+_ARGUMENT = re.compile("(timeout|grace)=([0-9]{1,18})")
+
+
+class HeldByInit(Data):
+    """What the init of a container was told: nanoseconds, and the sandbox's own entry point."""
+
+    timeout: int
+    grace: int
+    entrypoint: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The timeout in seconds."""
+        return self.timeout / 1e9
+
+
+def is_init_mount(found: Mapping[str, Any]) -> bool:
+    """Whether an entry of the engine's own list of mounts is the init's, and read-only."""
+    named = str(found.get("Name") or "").startswith(labels.INIT_VOLUME)
+    return found.get("Type") == "volume" and found.get("Destination") == INIT_AT and named and not found.get("RW", True)
+
+
+def held_by_init(inspect: Mapping[str, Any]) -> HeldByInit | None:
+    """What the init of a container holds it to; None where PID 1 is not our init, from our own read-only mount."""
+    config = inspect.get("Config") or {}
+    found = list(map(str, config.get("Entrypoint") or ()))
+    told = [_ARGUMENT.fullmatch(argument) for argument in found[1:3]]
+    if found[:1] != [INIT_PROGRAM] or found[3:4] != ["--"] or not any(map(is_init_mount, inspect.get("Mounts") or ())):
+        return None
+    values = {match[1]: int(match[2]) for match in told if match is not None}
+    if values.keys() != {"timeout", "grace"}:
+        return None
+    return HeldByInit(timeout=values["timeout"], grace=values["grace"], entrypoint=tuple(found[4:]))
 
 
 # -- How single values are written for the engine and read back: pairs of small functions, one direction each
@@ -286,7 +327,7 @@ class Entrypoint(Field, kw_only=False, eq=False):
     """The sandbox's own, whatever init is before it (the codec puts that there)."""
 
     def get(self, live: Live) -> tuple[str, ...]:
-        held = init.held(live.inspect)
+        held = held_by_init(live.inspect)
         return held.entrypoint if held is not None else tuple(live.config("Entrypoint") or ())
 
 
@@ -294,7 +335,7 @@ class Init(Field, kw_only=False, eq=False):
     """The engine's init, or ours in its place."""
 
     def get(self, live: Live) -> bool:
-        return bool(live.host("Init")) or init.held(live.inspect) is not None
+        return bool(live.host("Init")) or held_by_init(live.inspect) is not None
 
 
 class TimeLimits(Place, kw_only=False, eq=False):
@@ -304,7 +345,7 @@ class TimeLimits(Place, kw_only=False, eq=False):
         recorded = live.recorded.lifetime if live.recorded is not None else Lifetime()
         if not live.label(labels.INIT):
             return recorded
-        held = init.held(live.inspect)
+        held = held_by_init(live.inspect)
         return structs.replace(recorded, timeout=held.timeout if held is not None else None)
 
 
@@ -355,7 +396,7 @@ class Volumes(Place, kw_only=False, eq=False):
         mounts = []
         for found in _live_mounts(live):
             target, kind, name = found["Destination"], found["Type"], found.get("Name") or ""
-            if name in own or target == workspace or target in inner or kind == "tmpfs" or init.is_mount(found):
+            if name in own or target == workspace or target in inner or kind == "tmpfs" or is_init_mount(found):
                 continue
             source = live.names.volume_key(name) if kind == "volume" else found["Source"]
             mounts.append(Mount(type=kind, source=source, target=target, read_only=not found["RW"]))

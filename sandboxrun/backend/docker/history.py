@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Self
 from msgspec import structs
 
 from sandboxrun.backend.base import Happened, Past
-from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.calls import uptime
 from sandboxrun.backend.docker.client import Stream
 from sandboxrun.backend.docker.facts import is_podman
+from sandboxrun.backend.docker.fields import NOT_STARTED, held_by_init
 from sandboxrun.backend.docker.lock import LEASE, is_lock
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
 from sandboxrun.spec import labels
@@ -133,9 +133,9 @@ def known_state(engine: Engine, inspect: Mapping[str, Any], state: State) -> Sta
 
     Only where that is certain: nothing that the sandbox could write to decides it. Raises EngineUnreachable.
     """
-    if not isinstance(state, Ended) or state.exit_code not in init.NOT_STARTED or state.started is None or state.error:
+    if not isinstance(state, Ended) or state.exit_code not in NOT_STARTED or state.started is None or state.error:
         return state
-    config, held = inspect.get("Config") or {}, init.held(inspect)
+    config, held = inspect.get("Config") or {}, held_by_init(inspect)
     program = str(inspect.get("Path") or "") if (inspect.get("HostConfig") or {}).get("Init") else ""
     if held is not None:
         program = str(next(iter((*held.entrypoint, *(config.get("Cmd") or ()))), ""))

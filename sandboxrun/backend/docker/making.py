@@ -10,6 +10,7 @@ import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from secrets import token_hex
 from time import monotonic
 from types import MappingProxyType
@@ -17,10 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import structs
 
-from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
 from sandboxrun.backend.docker.facts import number_of
-from sandboxrun.backend.docker.fields import FIELDS, volume_mount
+from sandboxrun.backend.docker.fields import FIELDS, INIT_PROGRAM, NOT_STARTED, volume_mount
 from sandboxrun.backend.docker.leftovers import held
 from sandboxrun.backend.docker.observe import UPLOAD, is_own_volume, record_update
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
@@ -388,6 +388,14 @@ def upload_container(
 # -- The init of sandboxes with a timeout, in a volume that all of an engine's sandboxes share
 
 
+INIT_FILE, INIT_MODE = "init", 0o111  # a program that can't be read can't be traced from its first moment on
+
+
+def init_program(architecture: str) -> bytes:
+    """The program for an engine's architecture, as the engine names it."""
+    return Path(__file__).with_name("init").joinpath("bin", f"init-{architecture}").read_bytes()
+
+
 def provide_init(sandbox: DeclaredSandbox, session: Session) -> str | None:
     """The volume that has the init for a sandbox, asked for once a session; None for one without it."""
     if sandbox.spec.lifetime.timeout is None or needs_watcher(sandbox.spec, session.snapshot.offers):
@@ -404,16 +412,16 @@ def _volume_with_init(sandbox: DeclaredSandbox, session: Session) -> str:
     A second volume, which holds nothing, names the filled one in its label: making it is one call, and of several that
     make it the engine keeps the first. So nobody ever sees a volume that is half filled.
     """
-    program = init.program(session.snapshot.offers.architecture)
+    program = init_program(session.snapshot.offers.architecture)
     mark = f"{labels.INIT_VOLUME}{digest(program).removeprefix('sha256:')[:16]}"
     if (filled := _filled(session.engine.volume(mark), mark)) is not None:
         return filled
     name = f"{mark}-{token_hex(8)}"
     session.engine.create_volume({"Name": name, "Driver": "local", "Labels": {labels.INIT: mark}})
     try:
-        with upload_container(sandbox, init.FILE, name, session) as carrier:
-            tar = files_tar({FileRef(source=init.FILE, mode=init.MODE): program}, 0, 0)
-            session.engine.put_archive(carrier, f"{LANDING}/{init.FILE}", tar)
+        with upload_container(sandbox, INIT_FILE, name, session) as carrier:
+            tar = files_tar({FileRef(source=INIT_FILE, mode=INIT_MODE): program}, 0, 0)
+            session.engine.put_archive(carrier, f"{LANDING}/{INIT_FILE}", tar)
         marked = session.engine.create_volume({"Name": mark, "Driver": "local", "Labels": {labels.INIT: name}})
     except BaseException:
         with suppress(EngineError):
@@ -433,7 +441,7 @@ def _filled(mark: Mapping[str, Any] | None, name: str) -> str | None:
 
 def _without_init(address: str, container: str, session: Session, error: EngineError) -> ApplyError | None:
     """What to say where a start failed for the init: somebody removed its volume. The next one gets another."""
-    if init.PROGRAM not in str(error):
+    if INIT_PROGRAM not in str(error):
         return None
     volume = session.engine.inspect_container(container)["Config"]["Labels"].get(labels.INIT)
     if volume is None:
@@ -479,7 +487,7 @@ def refuse_not_started(address: str, container: str, session: Session) -> None:
                 alone = True  # it has ended meanwhile
             if monotonic() >= until or not alone:
                 return
-    if code in init.NOT_STARTED:
+    if code in NOT_STARTED:
         help = "what runs is left as it is; check command and entrypoint: the image must have the program"
         raise ApplyError(f"{address}: its command could not be started (exit code {code})", help=help)
 

@@ -26,7 +26,7 @@ from sandboxrun.audit.subject import (
     scratch_of,
     with_sharing,
 )
-from sandboxrun.backend.docker import init
+from sandboxrun.backend.docker.fields import held_by_init, is_init_mount
 from sandboxrun.backend.docker.observe import own_sandboxes
 from sandboxrun.spec import labels, seccomp
 from sandboxrun.spec.forms import split_security
@@ -95,7 +95,7 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
         alias, _, address = line.partition(":")
         hosts[alias] = (*hosts.get(alias, ()), address.strip("[]"))
     health: Json = config.get("Healthcheck") or {}
-    pids, held = host.get("PidsLimit") or 0, init.held(answer)
+    pids, held = host.get("PidsLimit") or 0, held_by_init(answer)
     return Subject(
         name=str(answer.get("Name") or "").removeprefix("/"),
         kind=CONTAINER,
@@ -173,7 +173,7 @@ def _namespaces(host: Json, mode: str) -> Iterator[tuple[str, str]]:
 def _mounts(answer: Json) -> Iterator[Mounted]:
     for mount in answer.get("Mounts") or ():
         kind = str(mount.get("Type") or "bind")
-        if kind == "tmpfs" or init.is_mount(mount):
+        if kind == "tmpfs" or is_init_mount(mount):
             continue
         name = str(mount.get("Name") or "")
         anonymous = len(name) == 64 and all(character in "0123456789abcdef" for character in name)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from sandboxrun.backend.docker import init
 from sandboxrun.backend.docker.codec import decode, encode, state_of
+from sandboxrun.backend.docker.fields import held_by_init
+from sandboxrun.backend.docker.making import init_program
 from sandboxrun.backend.docker.reviewing import subject_of
 from sandboxrun.plan.preflight import needs_watcher, watched_timeouts
 from sandboxrun.spec.names import Names
@@ -54,7 +55,7 @@ def made(spec: SandboxSpec, image: ImageConfig = IMAGE) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["x86_64", "aarch64"])
 def test_the_file_needs_nothing(name: str) -> None:
-    data = init.program(name)
+    data = init_program(name)
     assert data[:5] == b"\x7fELF\x02"
     kind, machine = struct.unpack_from("<HH", data, 16)
     assert (kind, machine) == (2, {"x86_64": 62, "aarch64": 183}[name])
@@ -70,12 +71,12 @@ def test_the_file_is_what_the_source_gives(name: str, tmp_path: Path) -> None:
     if version is None or version != probe.recorded("init")[name]:
         pytest.skip(f"not the compiler that made it: {version}")
     probe.build(name, tmp_path / "built", "init")
-    assert (tmp_path / "built").read_bytes() == init.program(name), "run `make probe`"
+    assert (tmp_path / "built").read_bytes() == init_program(name), "run `make probe`"
 
 
 def test_it_runs_as_pid_1_only(tmp_path: Path) -> None:
     path = tmp_path / "init"
-    path.write_bytes(init.program("x86_64"))
+    path.write_bytes(init_program("x86_64"))
     path.chmod(stat.S_IXUSR | stat.S_IRUSR)
     ran = subprocess.run([path, "timeout=1", "grace=1", "--", "true"], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (125, "sandboxrun: init: it must be PID 1 of a sandbox\n")
@@ -133,7 +134,7 @@ def test_what_is_not_as_it_was_made_does_not_count(change: str) -> None:
         answer["Mounts"] = []
     else:
         answer["Config"]["Entrypoint"][1] = "timeout=1e9"
-    assert init.held(answer) is None
+    assert held_by_init(answer) is None
     live = decode(answer, NAMES, spec)
     assert live.lifetime.timeout is None  # the read-back refuses it
 
