@@ -130,7 +130,9 @@ def _globals(place: Place) -> Iterator[str]:
             "stats timeout 48h",  # the companion's connection lasts as long as the process
             f"tune.bufsize {BUFFER}",
             "tune.maxrewrite 1024",
-            "httpclient.ssl.verify none",  # of its own client, which nothing here uses: it would load every CA
+            ".if feature(OPENSSL)",  # for its own client, which nothing here uses, it would load every CA
+            "httpclient.ssl.verify none",
+            ".endif",
         ],
     )
     yield from _block(

@@ -21,7 +21,7 @@ from tests.unit.gateway.world import document, why_not
 SECTIONS = {"global", "ring", "defaults", "resolvers", "frontend", "backend"}
 KEYWORDS = {
     "log", "maxconn", "maxsessrate", "nbthread", "stats socket", "stats timeout", "tune.bufsize", "tune.maxrewrite",
-    "httpclient.ssl.verify",
+    ".if", "httpclient.ssl.verify", ".endif",
     "format", "maxlen", "size", "server", "timeout", "retries", "no option", "option", "unique-id-format",
     "nameserver", "accepted_payload_size", "resolve_retries", "hold", "mode", "bind", "log-format", "http-reuse",
     "tcp-request inspect-delay", "tcp-request content", "http-request", "use_backend", "default_backend",
