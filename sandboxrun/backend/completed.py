@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -25,23 +25,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from sandboxrun.backend.session import Watched
     from sandboxrun.evidence.store import Store
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.spec import SandboxSpec
-
-
-class SeenRun(Protocol):
-    """A run that somebody watched: what it was, and what was seen of its end."""
-
-    run: str
-    container: str
-    spec: SandboxSpec
-    exit_code: int | None
-
-    @property
-    def result(self) -> Watched:
-        """Who ended it, and what was kept while it ran."""
 
 
 def ending_of(
@@ -62,21 +48,17 @@ def ending_of(
     return decide(state, stopped_by=StoppedBy(stopped_by), watched=True, history=history)
 
 
-def taken_by_others(
-    store: Store, events: Events, watch: SeenRun, started: datetime | None = None
-) -> tuple[Captured | None, Ending | None]:
-    """The evidence of a watched run that this job did not take, where this checkout has it; else how it ended, as far
-    as somebody saw it. What watching it has left in the staging folder goes. `started` of one that ran before."""
-    captured, past = recorded(store, watch.run), None
+def taken_by_others(store: Store, events: Events, run: str, container: str) -> tuple[Captured | None, Past | None]:
+    """The evidence of a watched run that this job did not take, where this checkout has it; else what happened to its
+    container, as far as that is known. What watching it has left in the staging folder goes."""
+    captured, past = recorded(store, run), None
     if captured is None:
         with contextlib.suppress(EngineError):  # what the watch saw counts without
-            past = events.past().get(watch.container)
+            past = events.past().get(container)
     if captured is not None or (past is not None and past.had("destroy")):
         with contextlib.suppress(OSError, SandboxrunError):  # the next command collects what stays
-            store.unstage(watch.run)
-    if captured is not None:
-        return captured, None
-    return None, ending_of(past, watch.exit_code, watch.spec, watch.result.stopped_by, started)
+            store.unstage(run)
+    return captured, past
 
 
 def completed_elsewhere(

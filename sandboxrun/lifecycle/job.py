@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from msgspec import Struct, structs
 
 from sandboxrun.backend.base import Backend, Events, Output, Terminal
-from sandboxrun.backend.completed import taken_by_others
+from sandboxrun.backend.completed import ending_of, taken_by_others
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import Alive, Made, Session, Watched
 from sandboxrun.data import Data
@@ -789,7 +789,10 @@ class Job:
         note, seen = watch.result.note if watch is not None else "", None
         if captured is None and watch is not None and watch.begun:
             events = self._events or self._engine.follow(self._profile.project, self._settings.began)
-            captured, seen = taken_by_others(self._store, events, watch, self._started.get(address))
+            captured, past = taken_by_others(self._store, events, watch.run, watch.container)
+            if captured is None:
+                by, started = watch.result.stopped_by, self._started.get(address)
+                seen = ending_of(past, watch.exit_code, watch.spec, by, started)
             if captured is None and seen is None and watch.error is not None:
                 note = note or str(watch.error)
         kept = self.kept(self.made[address].id)
