@@ -104,7 +104,7 @@ class Box:
     def state(self) -> State:
         """Its state."""
         started, finished = parse_time(self.started), parse_time(self.finished)
-        set_ahead = clock_set_since(self.labels.get(labels.CLOCK, ""))
+        set_ahead = clock_set_since(self.labels.get(labels.CLOCK, ""), lambda: datetime.now(UTC))
         if self.running and started is not None:
             return Running(started=started, paused=self.paused, limit=self.limit, set_ahead=set_ahead)
         if self.status == "created":

@@ -10,12 +10,16 @@ import os
 import re
 import select
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
 from sandboxrun.data import Data
+
+_STEADY = 2.0
 
 
 class Owner(Data):
@@ -86,19 +90,22 @@ def process_began() -> float:
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - found[1] / os.sysconf("SC_CLK_TCK"))
 
 
-def clock_mark() -> str:
-    """How far this machine's wall clock is ahead of the time since its boot, which nobody sets, as a label's value; ""
-    where the system does not tell."""
+def clock_mark(now: datetime) -> str:
+    """How far an engine's clock, which says `now`, is ahead of the time since this machine's boot, which nobody sets,
+    as a label's value; "" where the system does not tell."""
     boot = _kernel().partition("/")[0]
-    return f"{boot} {time.time() - time.clock_gettime(time.CLOCK_BOOTTIME):.3f}" if boot else ""
+    return f"{boot} {now.timestamp() - time.clock_gettime(time.CLOCK_BOOTTIME):.3f}" if boot else ""
 
 
-def clock_set_since(mark: str) -> float:
-    """By how many seconds the wall clock was set ahead since the mark was made; 0 where that is not known from here."""
-    (boot, _, then), (here, _, now) = mark.partition(" "), (mark and clock_mark()).partition(" ")
-    if not here or boot != here or not re.fullmatch(r"-?[0-9]{1,12}\.[0-9]{3}", then):
+def clock_set_since(mark: str, clock: Callable[[], datetime]) -> float:
+    """By how many seconds the engine's clock was set ahead since the mark was made; 0 where that is not known from
+    here, and for what an engine that tells whole seconds, on a machine that is busy, may differ by."""
+    boot, _, then = mark.partition(" ")
+    if not boot or not re.fullmatch(r"-?[0-9]{1,12}\.[0-9]{3}", then):
         return 0.0
-    return float(now) - float(then)
+    here, _, now = clock_mark(clock()).partition(" ")
+    set_ahead = float(now) - float(then) if here == boot else 0.0
+    return set_ahead if abs(set_ahead) > _STEADY else 0.0
 
 
 def decode(text: str) -> Owner | None:

@@ -258,7 +258,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
             extra[labels.LEASE] = lease
         if self.job is not None:
             extra[labels.JOB] = self.job.to_label()
-        if sandbox.spec.lifetime.timeout is not None and (mark := clock_mark()):
+        if sandbox.spec.lifetime.timeout is not None and (mark := clock_mark(self.engine.clock())):
             extra[labels.CLOCK] = mark
         ttl = sandbox.spec.lifetime.ttl
         if ttl is not None:

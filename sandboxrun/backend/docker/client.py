@@ -31,7 +31,7 @@ from sandboxrun.backend.docker.calls import (
     label_filter,
     quote,
 )
-from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, state_of, taken_by
+from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, state_of, taken_by, with_clock
 from sandboxrun.backend.docker.transport import (
     PIECE,
     TIMEOUT,
@@ -46,6 +46,7 @@ from sandboxrun.backend.docker.transport import (
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, RegistryError, help_for
 from sandboxrun.data import Closing, Data, json_as
 from sandboxrun.errors import Diagnostic, UsageError
+from sandboxrun.spec import labels
 from sandboxrun.spec.state import Ended
 from sandboxrun.threads import begin, together
 
@@ -330,7 +331,7 @@ class Engine(Client):
         return self._known_state(self.inspect_container(id))
 
     def _known_state(self, inspect: Mapping[str, Any]) -> State:
-        found = state_of(inspect)
+        found = with_clock(state_of(inspect), labels.read((inspect.get("Config") or {}).get("Labels")), self.clock)
         return _part("history").known_state(self, inspect, found) if isinstance(found, Ended) else found
 
     def document(self, id: str, *, known: Mapping[str, Any] | None = None) -> Document:

@@ -1,13 +1,12 @@
 """Between specs and the engine: payloads of what is made or changed, and what the engine's answers really say.
 
-A sandbox's options are a loop over the rows and their places; none is named but where two share one engine field. Pure,
-but for asking whether this machine's clock was set.
+A sandbox's options are a loop over the rows and their places; none is named but where two share one engine field. Pure.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -179,23 +178,26 @@ def addresses_of(inspect: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def state_of(inspect: Mapping[str, Any]) -> State:
-    """The state in an inspect answer; by this machine's clock, where it was made here."""
-    held, own = held_by_init(inspect), labels.read((inspect.get("Config") or {}).get("Labels"))
-    limit, set_ahead = held.seconds if held is not None else None, clock_set_since(own.get(labels.CLOCK, ""))
-    return read_state(inspect.get("State") or {}, limit=limit, set_ahead=set_ahead)
+    """The state in an inspect answer."""
+    held = held_by_init(inspect)
+    return read_state(inspect.get("State") or {}, limit=held.seconds if held is not None else None)
 
 
-def read_state(state: Mapping[str, Any], *, limit: float | None = None, set_ahead: float = 0.0) -> State:
-    """The `State` of an inspect answer; `limit` is its init's, `set_ahead` what the clock was set since it was made.
-    One whose start failed counts as ended, with the engine's reason."""
+def with_clock(state: State, own: Mapping[str, str], clock: Callable[[], datetime]) -> State:
+    """The state, with what the engine's clock was set since its container, which has these labels, was made."""
+    if not isinstance(state, Running | Ended) or labels.CLOCK not in own:
+        return state
+    return structs.replace(state, set_ahead=clock_set_since(own[labels.CLOCK], clock))
+
+
+def read_state(state: Mapping[str, Any], *, limit: float | None = None) -> State:
+    """The `State` of an inspect answer; `limit` is its init's. One whose start failed counts as ended, with the
+    engine's reason."""
     started = parse_time(state.get("StartedAt"))
     health = (state.get("Health") or {}).get("Status")
     if any(state.get(key) for key in ("Running", "Restarting", "Paused")) or state.get("Status") in _ALIVE:
         epoch, oom = datetime.fromtimestamp(0, UTC), bool(state.get("OOMKilled"))
-        return Running(
-            started=started or epoch, paused=bool(state.get("Paused")), health=health, oom=oom, limit=limit,
-            set_ahead=set_ahead,
-        )  # fmt: skip
+        return Running(started=started or epoch, paused=bool(state.get("Paused")), health=health, oom=oom, limit=limit)
     if state.get("Status") == "created" and started is None and not state.get("Error"):
         return Created()
     code = state.get("ExitCode")
@@ -206,7 +208,6 @@ def read_state(state: Mapping[str, Any], *, limit: float | None = None, set_ahea
         finished=parse_time(state.get("FinishedAt")),
         error=str(state.get("Error") or ""),
         limit=limit,
-        set_ahead=set_ahead,
     )
 
 

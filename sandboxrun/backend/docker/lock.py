@@ -3,8 +3,9 @@
 Owns the algorithm. A contender makes its own volume, with a name nobody else has, and looks: of two at once at least
 one sees the other, and whoever sees another takes its own away and tries later, once it sees no live one.
 The volumes carry the project's label as its own do: one list tells a holder who else is there, and the project's own.
-A lock is dead when its process is gone (told on the same machine only) or its lease ran out by the engine's clock;
-anyone may remove a dead one. A holder renews its lease by a newer volume before it removes the older.
+A lock is dead when its process is gone (told on the same machine only) or its lease ran out by the engine's clock (for
+processes of one machine, whatever that was set meanwhile); anyone may remove a dead one. A holder renews its lease by a
+newer volume before it removes the older.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from sandboxrun.backend.docker.calls import Json, uptime
 from sandboxrun.backend.errors import EngineError, LockHeld, LockLost
-from sandboxrun.backend.owner import Owner, decode, this_process
+from sandboxrun.backend.owner import Owner, clock_mark, clock_set_since, decode, this_process
 from sandboxrun.data import Data
 from sandboxrun.spec.labels import PROJECT
 from sandboxrun.threads import begin
@@ -34,6 +35,7 @@ LEASE = 60  # seconds
 _TOKEN = f"{LABEL}.token"
 _OWNER = f"{LABEL}.owner"
 _LEASE = f"{LABEL}.lease"
+_CLOCK = f"{LABEL}.clock"
 _abandoned: set[str] = set()  # tokens of this process's own holders that could not release on an engine that was away
 _SLACK = 2.0  # seconds: the engine tells its time, and a volume's, in whole ones
 
@@ -46,6 +48,7 @@ class Claim(Data):
     owner: Owner | None
     since: datetime
     lease: int
+    mark: str = ""  # of the clock when it was made
 
     @property
     def holder(self) -> str:
@@ -57,7 +60,8 @@ class Claim(Data):
         """Whether it no longer counts; `clock` gives the engine's time."""
         if self.token in _abandoned or (self.owner is not None and self.owner.is_gone):
             return True
-        return clock() - self.since > timedelta(seconds=self.lease + _SLACK)
+        set_ahead = clock_set_since(self.mark, clock)  # no holder on this machine has less time for it
+        return clock() - self.since > timedelta(seconds=self.lease + _SLACK + set_ahead)
 
 
 def claim_of(volume: Json) -> Claim:
@@ -73,6 +77,7 @@ def claim_of(volume: Json) -> Claim:
         owner=decode(str(labels.get(_OWNER, ""))),
         since=datetime.fromisoformat(str(volume["CreatedAt"])).astimezone(UTC),
         lease=lease,
+        mark=str(labels.get(_CLOCK, "")),
     )
 
 
@@ -132,6 +137,7 @@ class ProjectLock:
             _TOKEN: self._token,
             _OWNER: self._owner,
             _LEASE: f"{self._lease}",
+            _CLOCK: clock_mark(self._engine.clock()),
         }
         self._volumes.append(name)  # before the call: when it is cut short, the volume may be there
         self._engine.create_volume({"Name": name, "Labels": labels})

@@ -22,7 +22,7 @@ from sandboxrun.backend.base import Events, Project
 from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.docker.calls import engine_id_of
 from sandboxrun.backend.docker.client import Engine
-from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume
+from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume, with_clock
 from sandboxrun.backend.docker.fields import FIELDS, KEPT
 from sandboxrun.backend.docker.lease import joined, living
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
@@ -272,7 +272,9 @@ def snapshot_of_ended(engine: Engine, profile: Profile, store: Store, ended: Map
 def _with_endings(
     engine: Engine, sandboxes: tuple[ObservedSandbox, ...], known: Mapping[str, History] = freeze({})
 ) -> tuple[ObservedSandbox, ...]:
-    """What the engine says of how those ended that have; it is not asked for what is `known`."""
+    """What the engine says of how those ended that have, for which it is not asked about what is `known`; and what its
+    clock did meanwhile."""
+    sandboxes = tuple(structs.replace(o, state=with_clock(o.state, o.labels, engine.clock)) for o in sandboxes)
     ended: dict[str, State] = {o.id: o.state for o in sandboxes if isinstance(o.state, Ended)}
     if not ended:
         return sandboxes

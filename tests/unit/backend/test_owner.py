@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -71,18 +70,28 @@ def test_a_claim_of_a_dead_process_needs_no_clock() -> None:
     assert claim.is_dead(lambda: pytest.fail("the clock was asked"))
 
 
-def test_a_clock_that_is_set_is_noticed_on_the_same_boot(monkeypatch: pytest.MonkeyPatch) -> None:
-    mark, real = clock_mark(), time.time
-    assert abs(clock_set_since(mark)) < 1
-    monkeypatch.setattr(time, "time", lambda: real() - 3600)
-    assert -3601 < clock_set_since(mark) < -3599
+def test_a_clock_that_is_set_is_noticed_on_the_same_boot() -> None:
+    mark = clock_mark(datetime.now(UTC))
+    assert clock_set_since(mark, lambda: datetime.now(UTC) - timedelta(seconds=1)) == 0
+    assert -3601 < clock_set_since(mark, lambda: datetime.now(UTC) - timedelta(hours=1)) < -3599
+
+
+@pytest.mark.parametrize("hours", [2, -2])
+@pytest.mark.parametrize(("age", "dead"), [(5, False), (300, True)])
+def test_a_set_clock_ends_no_lease_early_or_late_on_the_same_boot(hours: int, age: int, dead: bool) -> None:
+    now, by = datetime.now(UTC), timedelta(hours=hours)
+    labels = {"sandboxrun.lock.lease": "60", "sandboxrun.lock.clock": clock_mark(now - by)}
+    made = now - by - timedelta(seconds=age)
+    claim = claim_of({"Name": "v", "CreatedAt": made.isoformat(), "Labels": labels})
+    assert claim.is_dead(lambda: datetime.now(UTC)) == dead
 
 
 @pytest.mark.parametrize("then", ["", "x", "nan", "1e9", "1.000 ", "9" * 40 + ".000", "1.0", "-"])
 def test_a_mark_that_is_none_says_nothing(then: str) -> None:
-    boot = clock_mark().partition(" ")[0]
-    assert clock_set_since(f"{boot} {then}") == clock_set_since(then) == clock_set_since(f"another {then}") == 0
+    boot = clock_mark(SINCE).partition(" ")[0]
+    marks = (f"{boot} {then}", then, f"another {then}")
+    assert [clock_set_since(mark, lambda: SINCE) for mark in marks] == [0, 0, 0]
 
 
 def test_a_mark_of_another_boot_says_nothing() -> None:
-    assert clock_set_since("00000000-0000-0000-0000-000000000000 1.000") == 0
+    assert clock_set_since("00000000-0000-0000-0000-000000000000 1.000", lambda: SINCE) == 0
