@@ -402,6 +402,22 @@ def test_open_mode(own: World) -> None:
     assert own.name("localhost") == (3, [])
 
 
+@pytest.mark.parametrize("how", ["stop", "reload"])
+def test_records_that_gather_are_heard_before_it_ends_or_goes_by_other_rules(own: World, how: str) -> None:
+    own.start(otherwise="gateway.HEAR_SECONDS = 3600.0")
+    assert own.ask(80, get(host="one.example.net")).startswith(b"HTTP/1.1 403")
+    own.event("request", host="one.example.net")
+    assert own.ask(80, get(host="two.example.net")).startswith(b"HTTP/1.1 403")
+    assert len(own.requests()) == 1
+    if how == "stop":
+        assert own.stop() == 0
+        own.event("stopped", unrecorded=0)
+        assert [record["event"] for record in own.records] == ["ready", "request", "request", "stopped"]
+    else:
+        own.reload()  # once nothing is open any more, the worker with the earlier rules goes, and is heard before
+    own.event("request", host="two.example.net")
+
+
 @pytest.mark.parametrize("host", ["a.example.com", f"{'a' * 60}.{'b' * 60}.example.com", f"{'a.' * 120}example.com"])
 def test_what_is_said_of_a_long_name_is_read(host: str) -> None:
     written = host.encode().hex().upper()
