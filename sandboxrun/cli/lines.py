@@ -16,9 +16,8 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -184,64 +183,55 @@ def _coded(text: str) -> bytes:
 # What comes out is shown as it is: a person asked for a terminal, and a terminal obeys escapes.
 
 
-class TerminalPump:
-    """A context that holds the terminal in raw mode; calling it moves the bytes until the other side ends.
+@contextlib.contextmanager
+def terminal_pump() -> Iterator[Callable[[Terminal, Callable[[bytes], None]], None]]:
+    """Holds the terminal in raw mode; what it gives moves the bytes until the other side ends, and tells what comes
+    out. Enter it in the main thread (it takes SIGWINCH); call it in any."""
+    from sandboxrun.backend.errors import EngineError
 
-    Enter it in the main thread (it takes SIGWINCH); call it in any.
-    """
+    keys, (wake, woken) = sys.stdin.fileno(), os.pipe()
+    os.set_blocking(woken, False)
 
-    def __init__(self) -> None:
-        self._keys = sys.stdin.fileno()
-        self._before: list[Any] | None = None
-        self._handler: Any = None
-        self._wake = os.pipe()
-
-    def __enter__(self) -> TerminalPump:
-        os.set_blocking(self._wake[1], False)
-        self._before = termios.tcgetattr(self._keys)
-        tty.setraw(self._keys)
-        self._handler = signal.signal(signal.SIGWINCH, lambda number, frame: self._woken())
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        signal.signal(signal.SIGWINCH, self._handler)
-        if self._before is not None:
-            termios.tcsetattr(self._keys, termios.TCSADRAIN, self._before)
-        for end in self._wake:
-            os.close(end)
-
-    def _woken(self) -> None:
+    def resized(number: int, frame: object) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wake[1], b"w")
+            os.write(woken, b"w")
 
-    def __call__(self, terminal: Terminal, tell: Callable[[bytes], None]) -> None:
-        """Move bytes until the other side ends; `tell` gets what comes out."""
-        self._fit(terminal)
+    def fit(terminal: Terminal) -> None:
+        """The other side takes our size; one that has ended meanwhile takes none."""
+        with contextlib.suppress(EngineError, OSError):
+            size = os.get_terminal_size(keys)
+            terminal.resize(size.lines, size.columns)
+
+    def pump(terminal: Terminal, tell: Callable[[bytes], None]) -> None:
+        fit(terminal)
         listening = True  # until our input ends
         while True:
-            sources = [terminal, self._wake[0], *([self._keys] if listening else [])]
+            sources = [terminal, wake, *([keys] if listening else [])]
             ready = [terminal] if terminal.pending() else select.select(sources, [], [])[0]
-            if self._wake[0] in ready:
-                os.read(self._wake[0], 64)
-                self._fit(terminal)
+            if wake in ready:
+                os.read(wake, 64)
+                fit(terminal)
             if terminal in ready:
                 data = terminal.recv()
                 if not data:
                     return
                 tell(data)
-            if self._keys in ready:
-                typed = os.read(self._keys, 4096)
+            if keys in ready:
+                typed = os.read(keys, 4096)
                 listening = bool(typed)
                 if typed:
                     terminal.send(typed)
 
-    def _fit(self, terminal: Terminal) -> None:
-        """The other side takes our size; one that has ended meanwhile takes none."""
-        from sandboxrun.backend.errors import EngineError
-
-        with contextlib.suppress(EngineError, OSError):
-            size = os.get_terminal_size(self._keys)
-            terminal.resize(size.lines, size.columns)
+    before = termios.tcgetattr(keys)
+    tty.setraw(keys)
+    handler = signal.signal(signal.SIGWINCH, resized)
+    try:
+        yield pump
+    finally:
+        signal.signal(signal.SIGWINCH, handler)
+        termios.tcsetattr(keys, termios.TCSADRAIN, before)
+        os.close(wake)
+        os.close(woken)
 
 
 def show(data: bytes) -> None:

@@ -73,9 +73,13 @@ COMMANDS: Mapping[str, CommandEntry] = {name: entry for part in SECTIONS.values(
 
 # -- what users of Compose, Terraform and kubectl type
 
-COMMANDS_ELSEWHERE: Mapping[str, str] = {
-    word: help
-    for words, help in {
+
+def _by_word(helps: Mapping[str, str]) -> Mapping[str, str]:
+    return {word: help for words, help in helps.items() for word in words.split()}
+
+
+COMMANDS_ELSEWHERE = _by_word(
+    {
         "up": "use `sandboxrun apply`; with --wait it stays until the sandboxes have ended",
         "create start deploy": "use `sandboxrun apply`",
         "restart": "use `sandboxrun apply --replace SANDBOX`, or --rerun for one that has ended",
@@ -109,15 +113,13 @@ COMMANDS_ELSEWHERE: Mapping[str, str] = {
         "shell sh bash": "use `sandboxrun exec -i -t SANDBOX sh`",
         "taint": "use `sandboxrun apply --replace SANDBOX`",
         "pause unpause": "a sandbox runs from its start to its end",
-    }.items()
-    for word in words.split()
-}
+    }
+)
 
 YES = "-y"
 TTY = "leave it out: -i passes the terminal"
-OPTIONS_ELSEWHERE: Mapping[str, str] = {
-    word: help
-    for words, help in {
+OPTIONS_ELSEWHERE = _by_word(
+    {
         "--auto-approve --force --assume-yes --no-input --yes -y": YES,
         "--force-recreate --recreate": "use --replace SANDBOX",
         "--tty -t": TTY,
@@ -139,9 +141,8 @@ OPTIONS_ELSEWHERE: Mapping[str, str] = {
         "--privileged": "a privileged container is not a sandbox; list single capabilities in cap_add:",
         "--build": "build and push the image in an earlier step, then name it by digest in image:",
         "--watch": "use `sandboxrun wait`, or `sandboxrun logs --follow`",
-    }.items()
-    for word in words.split()
-}
+    }
+)
 
 # -- exit codes
 

@@ -233,7 +233,7 @@ class _Run:
             value = self.name(part.name)
             for key in part.keys:
                 value = self.attribute(value, key)
-            return value if not isinstance(value, Undefined) else _present(value)
+            return _present(value)
         except TemplateError as error:
             error.line = part.line
             raise

@@ -191,9 +191,8 @@ class Bases:
                     self.problems.add(f'there is no built-in base "{name}"', span, help)
                     return None
                 path = known[name]
-                if (
-                    path not in self.documents
-                ):  # a base's own paths start at the project: it has no directory of its own
+                # a base's own paths start at the project, so it has no directory of its own
+                if path not in self.documents:
                     told = f"shipped:{path.name}"
                     self.documents[path] = read_document(path, told, self.root, self.problems, base=name)
                 other = self.documents[path]

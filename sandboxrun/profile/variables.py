@@ -340,31 +340,25 @@ def _with_default(
 
 
 def _given(
-    node: MapNode,
-    key: str,
-    expected: str,
-    types: tuple[type, ...],
-    problems: Problems,
-    *,
-    known: tuple[str, ...] | None = None,
-    help: str | None = None,
+    node: MapNode, key: str, expected: str, types: tuple[type, ...], problems: Problems, known: tuple[str, ...] = ()
 ) -> Any:
-    """The plain value under a key, one of `known` if that is given; None where there is none, and, with the reason
+    """The plain value under a key, one of `known` if there are any; None where there is none, and, with the reason
     noted, where it does not fit."""
     value = node.get(key)
     if value is None:
         return None
+    help = "put it in quotes" if key == "pattern" else None
     if isinstance(value, Scalar):
-        if type(value.value) in types and (known is None or value.value in known):
+        if type(value.value) in types and (not known or value.value in known):
             return value.value
-        help = did_you_mean(str(value.value), known) if known is not None else help
+        help = did_you_mean(str(value.value), known) if known else help
     problems.add(f"expected {expected}, found {describe(value)}", value.span, help)
     return None
 
 
 def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> VariableRules | None:
     expected = f"{', '.join(TYPES[:-1])} or {TYPES[-1]}"
-    kind = _given(node, "type", expected, (str,), problems, known=TYPES)
+    kind = _given(node, "type", expected, (str,), problems, TYPES)
     if kind is None:
         if node.get("type") is None:
             problems.add(f'the variable "{name}" has no type', span, f"add type: {', '.join(TYPES)}")
@@ -379,9 +373,9 @@ def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> V
         problems.add("items takes one key, type", items.span, "write items: {type: string}")
     elif isinstance(items, MapNode):
         expected = f"{', '.join(SCALARS[:-1])} or {SCALARS[-1]}"
-        kept = _given(items, "type", expected, (str,), problems, known=SCALARS)
+        kept = _given(items, "type", expected, (str,), problems, SCALARS)
     given = node.get("pattern")
-    pattern = _given(node, "pattern", "a pattern", (str,), problems, help="put it in quotes")
+    pattern = _given(node, "pattern", "a pattern", (str,), problems)
     matches = compile_pattern(pattern) if pattern is not None else None
     if pattern is not None and matches is None:
         help = f"look-around and back-references are not known, and {LONGEST} characters are the most"
@@ -402,14 +396,12 @@ def _rules(name: str, node: MapNode, span: Span | None, problems: Problems) -> V
         shortest=bounds[f"min{unit}"],
         longest=bounds[f"max{unit}"],
     )
-    match node.get("enum"):
-        case None:
-            return rules
-        case ListNode(items=(_, *_)) as enum:
-            return structs.replace(rules, enum=tuple(_declared(item, rules, problems) for item in enum.items))
-        case enum:
-            problems.add("enum takes a list of values", enum.span, "write enum: [a, b]")
-            return rules
+    enum = node.get("enum")
+    if isinstance(enum, ListNode) and enum.items:
+        return structs.replace(rules, enum=tuple(_declared(item, rules, problems) for item in enum.items))
+    if enum is not None:
+        problems.add("enum takes a list of values", enum.span, "write enum: [a, b]")
+    return rules
 
 
 # -- Values for a profile's variables: from whom, in which order, and typed

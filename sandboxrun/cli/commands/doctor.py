@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -24,7 +24,6 @@ from sandboxrun.report.diagnostics import diagnostic_json
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.spec.state import Helper
 
 
 @click.command()
@@ -77,22 +76,36 @@ def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
                 "faults": [diagnostic_json(fault) for fault in faults],
             }
         told = {
-            "engine": engine_plain(facts, engine.api_version, endpoint, shares, why),
-            "gateway": gateway_plain(helper, closed),
-            "host_filters_paths": filters_paths(engine),
-            "below_floors": holes,
-            "profile": judged,
+            **msgspec.to_builtins(facts),
+            "api_in_use": engine.api_version,
+            "endpoint": endpoint.url,
+            "origin": endpoint.origin,
+            "shares_filesystem": shares,
+            "filesystem_reason": why,
         }
-        result(told)
+        gateway = {
+            "image": helper.reference,
+            "present": helper.id is not None,
+            "haproxy": helper.haproxy or None,
+            "unfit": helper.unfit,
+            "low_ports": closed is None if helper.id is not None else None,  # None: nobody tried
+            "low_ports_closed": closed,
+        }
+        beside = {"host_filters_paths": filters_paths(engine), "below_floors": holes, "profile": judged}
+        result({"engine": told, "gateway": gateway, **beside})
         return 1 if faults else 0
+    has = f"image {helper.reference}, HAProxy {helper.haproxy}"
     low_ports = "open to gateways (53, 80 and 443, without a capability)"
-    if helper.id is None:
-        low_ports = "not tried: there is no gateway image to try them with"
-    elif closed is not None:
+    if closed is not None:
         low_ports = f"NOT open: {printable(closed)}"
+    if helper.id is None:
+        has = "NO image: `sandboxrun gateway build` makes it"
+        low_ports = "not tried: there is no gateway image to try them with"
+    elif helper.unfit is not None:
+        has = f"image {helper.reference} {helper.unfit}: `sandboxrun gateway build` makes it again"
     lines = [
         *engine_lines(facts, engine.api_version, endpoint, shares, why),
-        gateway_line(helper),
+        ("gateway", has),
         ("low ports", low_ports),
         ("broadcasts", _BROADCASTS[filters_paths(engine)]),
         *(("version", printable(hole)) for hole in holes),
@@ -150,41 +163,6 @@ def engine_lines(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool,
         ("files", f"{'shared with' if shares else 'not shared with'} this process: {why}"),
     ]
     return [(name, printable(text)) for name, text in told]
-
-
-def engine_plain(facts: EngineFacts, api: str, endpoint: Endpoint, shares: bool, why: str) -> dict[str, Any]:
-    """The same as data."""
-    return {
-        **msgspec.to_builtins(facts),
-        "api_in_use": api,
-        "endpoint": endpoint.url,
-        "origin": endpoint.origin,
-        "shares_filesystem": shares,
-        "filesystem_reason": why,
-    }
-
-
-def gateway_plain(helper: Helper, closed: str | None) -> dict[str, Any]:
-    """The image of sandboxes' gateways, whether the engine has it, which HAProxy is in it, and whether a gateway can
-    listen on ports below 1024 (None: nobody tried)."""
-    present = helper.id is not None
-    return {
-        "image": helper.reference,
-        "present": present,
-        "haproxy": helper.haproxy or None,
-        "unfit": helper.unfit,
-        "low_ports": closed is None if present else None,
-        "low_ports_closed": closed,
-    }
-
-
-def gateway_line(helper: Helper) -> tuple[str, str]:
-    """The same in words."""
-    if helper.id is None:
-        return "gateway", "NO image: `sandboxrun gateway build` makes it"
-    if helper.unfit is not None:
-        return "gateway", f"image {helper.reference} {helper.unfit}: `sandboxrun gateway build` makes it again"
-    return "gateway", f"image {helper.reference}, HAProxy {helper.haproxy}"
 
 
 # What happens to what a sandbox sends to everybody on its network, the engine's machine among them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -183,41 +183,31 @@ def _own_keys() -> Mapping[str, Any]:
     return {name: schema for name, schema in properties.items() if name not in BY_KEY}
 
 
-def words(type_: Any) -> str:  # noqa: C901 - one case a class
+_AT_LEAST = "a whole number, at least {}"
+_WORDS: tuple[tuple[type, Callable[[Any], str]], ...] = (
+    (Text, lambda t: str(t.hint)),
+    (Flag, lambda t: "true or false"),
+    (Integer, lambda t: f"a whole number, {t.least} to {t.most}" if t.most < 2**63 - 1 else _AT_LEAST.format(t.least)),
+    (Cpus, lambda t: "a number of CPUs, such as 0.5"),
+    (Size, lambda t: "a size, such as 512m or 1.5g, or a number of bytes" + "; -1 for unlimited" * t.unlimited),
+    (Duration, lambda t: "a duration, such as 30s or 1h30m"),
+    (Choice, lambda t: f"one of {', '.join(t.values)}"),
+    (Command, lambda t: "a list of words, or one text that is split as a shell does"),
+    (Pairs, lambda t: f"a mapping of names to texts, or a list of NAME{t.separators[0]}value"),
+    (ListOf, lambda t: f"a list, each item {words(t.item)}" + ", or one item alone" * t.single),
+    (MapOf, lambda t: f"a mapping of names, each to {words(t.item)}"),
+    (Short, lambda t: f"{t.expected}; or a mapping with {_keys(t.record)}"),
+    (Record, lambda t: f"a mapping with {_keys(t)}"),
+)
+
+
+def words(type_: Any) -> str:
     """A type in words."""
-    match type_:
-        case Text():
-            return type_.hint
-        case Flag():
-            return "true or false"
-        case Integer():
-            most = "" if type_.most >= 2**63 - 1 else f" to {type_.most}"
-            return f"a whole number, {type_.least}{most}" if most else f"a whole number, at least {type_.least}"
-        case Cpus():
-            return "a number of CPUs, such as 0.5"
-        case Size():
-            return "a size, such as 512m or 1.5g, or a number of bytes" + ("; -1 for unlimited" * type_.unlimited)
-        case Duration():
-            return "a duration, such as 30s or 1h30m"
-        case Choice():
-            return f"one of {', '.join(type_.values)}"
-        case Command():
-            return "a list of words, or one text that is split as a shell does"
-        case Pairs():
-            return f"a mapping of names to texts, or a list of NAME{type_.separators[0]}value"
-        case ListOf():
-            return f"a list, each item {words(type_.item)}" + (", or one item alone" if type_.single else "")
-        case MapOf():
-            return f"a mapping of names, each to {words(type_.item)}"
-        case Short():
-            return f"{type_.expected}; or a mapping with {_keys(type_.record)}"
-        case Record():
-            return f"a mapping with {_keys(type_)}"
-    # a type of its own kind: what its schema takes
-    kinds, schema = (
-        {"array": "a list", "object": "a mapping", "string": "a text", "integer": "a whole number"},
-        type_.schema(),
-    )
+    for known, say in _WORDS:
+        if isinstance(type_, known):
+            return say(type_)
+    schema = type_.schema()  # of a type of its own kind: what that takes
+    kinds = {"array": "a list", "object": "a mapping", "string": "a text", "integer": "a whole number"}
     takes = [kinds[s["type"]] for s in schema.get("anyOf", [schema]) if s.get("type") in kinds]
     inside = inner_rows(type_)
     tail = f" of names to {', '.join(row.key for row in inside)}" if inside else ""

@@ -165,7 +165,7 @@ def exec_(
 
     Put options before NAME.
     """
-    from sandboxrun.cli.lines import Lines, TerminalPump, send_input, show
+    from sandboxrun.cli.lines import Lines, send_input, show, terminal_pump
 
     words = argv[1:] if argv[:1] == ("--",) else argv
     if not words:
@@ -185,7 +185,7 @@ def exec_(
         with started:
             if tty:
                 assert started.terminal is not None
-                with TerminalPump() as pump:
+                with terminal_pump() as pump:
                     pump(started.terminal, show)
                 return started.exit_code()
             if interactive:

@@ -57,7 +57,7 @@ def run(
     """
     from sandboxrun.backend.docker.client import import_ahead
     from sandboxrun.cli.changing import Telling, run_of
-    from sandboxrun.cli.lines import TerminalPump
+    from sandboxrun.cli.lines import terminal_pump
     from sandboxrun.report.evidence import ended_by_itself, evidence_plain, runs_text
 
     import_ahead()
@@ -81,7 +81,7 @@ def run(
             command=command,
             timeout=timeout,
             output=lines,
-            pump=stack.enter_context(TerminalPump()) if interactive else None,
+            pump=stack.enter_context(terminal_pump()) if interactive else None,
             proof=stack.enter_context(telling.proving(engine, profile, settings, wanted=verifying, aside=given)),
             warned=lambda plan: tell_all(() if given.quiet else warnings(plan)),
         )
