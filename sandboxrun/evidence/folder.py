@@ -310,6 +310,11 @@ class RunFolder:
             self._unsynced = self._unsynced or file is None
         return kept
 
+    def _flushed(self) -> None:
+        """Wait until all that was given to be flushed is on the disk. Raises OSError."""
+        for flushing in self._flushing:
+            flushing.result()
+
     def close_parts(self) -> tuple[Kept, ...]:
         """All that is kept, by path, on the disk; whoever still writes is shut out, and what they left half-written
         removed."""
@@ -320,22 +325,22 @@ class RunFolder:
             for name in files:
                 if name.startswith(PARTIAL):
                     os.unlink(name, dir_fd=fd)
-        os.close(self.folder.create(INDEX))  # empty, so that its name goes to the disk with the others
-        self._flush(self.folder.fd, "names")
-        for flushing in self._flushing:
-            flushing.result()
+        self._flushed()
         if self._unsynced:
             os.sync()
         return tuple(self._kept[path] for path in sorted(self._kept))
 
     def write_index(self, data: bytes) -> None:
-        """The last file, after `close_parts`; on the disk when this returns. Until the chain has its line, nobody
-        reads it."""
-        with self.folder.append(INDEX) as file:
-            left = memoryview(data)
-            while left:
-                left = left[file.write(left) :]
-            sync(file)
+        """The last file, after `close_parts`: whole for whoever looks as soon as it is there; it and the names of all
+        are on the disk when this returns."""
+        half = f"{PARTIAL}{os.urandom(8).hex()}"
+        with os.fdopen(self.folder.create(half), "wb") as file:
+            file.write(data)
+            file.flush()
+            self.folder.rename(half, INDEX)
+            self._flush(self.folder.fd, "names")
+            self._flush(file.fileno(), INDEX)
+        self._flushed()
 
     def close(self) -> None:
         self.folder.close()

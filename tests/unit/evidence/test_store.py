@@ -127,6 +127,19 @@ def test_what_does_not_reach_the_disk_is_not_recorded(store: Store, part: str, m
     assert verify_chain(store) == () and len(store.entries()) == 1
 
 
+def test_an_index_that_is_there_is_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = os.fsync, list[int]()
+
+    def looking(fd: int) -> None:
+        for path in store.path.glob("*/index.json"):
+            seen.append(len(json.loads(path.read_bytes())))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", looking)
+    record(store, "run-1")
+    assert seen and all(seen)
+
+
 def test_what_was_changed_is_found(store: Store) -> None:
     one, two, three, four = (record(store, f"run-{n}") for n in range(1, 5))
     (store.path / one.folder / "stdout.log").write_bytes(b"other")
