@@ -390,7 +390,6 @@ class SandboxService(Closing):
                 planning.close()  # what is made now is this sandbox's alone
             settings = self._how(declared, stop)
             outcome = carry_out(plan, snapshot, self.engine, profile, self.store, settings, check, prepare=prepare)
-        assert outcome.applied is not None and outcome.session is not None
         outcome.applied.check()
         outcome.session.networks_made.clear()  # others may use them by now: they go with the last of them
         outcome.session.volumes_made.clear()
@@ -681,7 +680,6 @@ class SandboxService(Closing):
             watched = {o.run: Watched(stopped_by="expired", note=PAST_TTL) for o in over}
             how = self._how()
             outcome = carry_out(plan, snapshot, self.engine, profile, self.store, how, guard, watched=watched)
-        assert outcome.applied is not None and outcome.session is not None
         outcome.applied.check()
         return outcome.session.captured
 

@@ -207,18 +207,6 @@ class Chain:
         self._last = digest_of(line)
         return added
 
-    def mend(self) -> None:
-        """A writer was killed in mid-line: a line that lacks only its end is completed, half a line is cut off."""
-        _, torn = lines_of(self.data)
-        fd = self._file.fileno()
-        if not torn:
-            return
-        try:
-            line_of(torn)
-            os.write(fd, b"\n")
-        except ValueError:
-            os.ftruncate(fd, os.fstat(fd).st_size - len(torn))
-
 
 @contextlib.contextmanager
 def opened_chain(root: Folder, *, wait: float = 60.0) -> Iterator[Chain]:
@@ -227,8 +215,13 @@ def opened_chain(root: Folder, *, wait: float = 60.0) -> Iterator[Chain]:
         root.append(NAME) as file,
         locked(file.fileno(), root.path / NAME, wait=wait),
     ):
-        chain = Chain(file, root.path / NAME)
-        chain.mend()
+        chain, fd = Chain(file, root.path / NAME), file.fileno()
+        if torn := lines_of(chain.data)[1]:  # a writer was killed in mid-line
+            try:
+                line_of(torn)
+                os.write(fd, b"\n")  # it lacks only its end
+            except ValueError:
+                os.ftruncate(fd, os.fstat(fd).st_size - len(torn))
         yield chain
 
 

@@ -342,6 +342,13 @@ class Outcome(Data):
     session: Session | None = None
 
 
+class CarriedOut(Outcome):
+    """The outcome of a plan that was carried out."""
+
+    applied: Applied
+    session: Session
+
+
 def apply(
     engine: Backend,
     profile: Profile,
@@ -397,7 +404,6 @@ def apply(
                 proof.prepare(session)
 
         outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, events=events, prepare=prepared)
-        assert outcome.applied is not None and outcome.session is not None
         if not (waiting and outcome.applied.dependencies_failed):
             outcome.applied.check()
         if not made.empty and not made.refresh_only and not made.destroy:
@@ -425,7 +431,6 @@ def destroy(
             return Outcome(plan=made)
         check_others(made, settings.take_over)
         outcome = carry_out(made, snapshot, engine, profile, store, settings, lock.check)
-        assert outcome.applied is not None
         outcome.applied.check()
     return outcome
 
@@ -445,7 +450,7 @@ def carry_out(
     watched: Mapping[str, Watched] | None = None,
     events: Events | None = None,
     prepare: Callable[[Session], None] = lambda session: None,
-) -> Outcome:
+) -> CarriedOut:
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
     making = sandboxes_made(made, profile)
     check_outside(making, store)
@@ -488,7 +493,7 @@ def carry_out(
             applied = execute(made.operations, session, parallelism=settings.parallelism)
     finally:
         engine.collect(store)
-    return Outcome(plan=made, applied=applied, session=session)
+    return CarriedOut(plan=made, applied=applied, session=session)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ and no configuration but the repository's own, of which nothing is run by these 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -78,14 +79,16 @@ class Repository:
         if not ref or ref.startswith("-") or not ref.isprintable():
             raise GitError(f'"{ref}" is not a revision')
         self._check_one_meaning(ref)
-        try:
-            text = self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}").decode()
-        except GitError:
-            raise self._absent(ref) from None
-        found = text.strip()
-        if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found):
-            raise self._absent(ref)
-        return found
+        found = ""
+        with contextlib.suppress(GitError):
+            asked = self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+            found = asked.decode().strip()
+        if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found):
+            return found
+        help = "fetch it first, or check its name"
+        if self._git("rev-parse", "--is-shallow-repository").strip() == b"true":
+            help = "this clone is shallow: fetch the revision first (git fetch --unshallow, or fetch-depth: 0)"
+        raise GitError(f'the repository has no revision "{ref}"', help=help)
 
     def _check_one_meaning(self, ref: str) -> None:
         """Refuse a name that a branch and a tag both have: whoever can push a tag called origin/main would choose what
@@ -98,12 +101,6 @@ class Repository:
         found = [place for place in places if place in listed]
         if len(found) + bool(re.fullmatch("[0-9a-f]{4,40}|[0-9a-f]{64}", name)) > 1:
             raise GitError(f'"{ref}" has several meanings', help=f"write the whole name: {' or '.join(found)}")
-
-    def _absent(self, ref: str) -> GitError:
-        help = "fetch it first, or check its name"
-        if self._git("rev-parse", "--is-shallow-repository").strip() == b"true":
-            help = "this clone is shallow: fetch the revision first (git fetch --unshallow, or fetch-depth: 0)"
-        return GitError(f'the repository has no revision "{ref}"', help=help)
 
     def files(self, commit: str) -> Iterator[tuple[str, str]]:
         """The regular files of a commit as path and object. A tree that holds what no checkout would is refused."""

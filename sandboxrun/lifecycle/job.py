@@ -772,7 +772,6 @@ class Job:
             )
             engine, store, events = self._engine, self._store, self._events
             outcome = carry_out(plan, snapshot, engine, profile, store, settings, guard, watched=watched, events=events)
-        assert outcome.applied is not None and outcome.session is not None
         outcome.applied.check()
         self._collected |= outcome.session.captured
         self._kept |= {step.container: step.name for step in plan.operations if isinstance(step, KeepSandbox)}

@@ -29,7 +29,7 @@ from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import state_path
 from sandboxrun.evidence.store import Store, home_of
-from sandboxrun.lifecycle.apply import ApplySettings, Outcome, carry_out, held
+from sandboxrun.lifecycle.apply import ApplySettings, CarriedOut, carry_out, held
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan, Reason
 from sandboxrun.plan.decide import decide_undeclared
@@ -281,12 +281,11 @@ class ProjectReaper:
         sweeping = self._sweeping(snapshot)
         if sweeping.operations:
             applied = self._carry_out(sweeping, snapshot, no_store(), guard).applied
-            assert applied is not None
             self._note_swept(step for step in sweeping.operations if step.id in applied.done)
             for failure in applied.failures:
                 self._leave("", *failure.error.diagnostics)
 
-    def _carry_out(self, plan: Plan, snapshot: Snapshot, store: Store, guard: Callable[[], None]) -> Outcome:
+    def _carry_out(self, plan: Plan, snapshot: Snapshot, store: Store, guard: Callable[[], None]) -> CarriedOut:
         profile, homes = self._profile, self._homes
         if homes.profile is not None and homes.own is not None and store.path == homes.own.path:
             profile = structs.replace(homes.profile, sandboxes=(), names=profile.names)
@@ -337,10 +336,9 @@ class ProjectReaper:
                 groups.setdefault(store.path, (store, []))[1].append(observed)
         return [*groups.values()]
 
-    def _is_removed(self, observed: ObservedSandbox, outcome: Outcome) -> bool:
+    def _is_removed(self, observed: ObservedSandbox, outcome: CarriedOut) -> bool:
         """Whether the sandbox is gone; why not is noted."""
         applied = outcome.applied
-        assert applied is not None
         mine = [step for step in outcome.plan.operations if getattr(step, "container", None) == observed.id]
         if all(step.id in applied.done for step in mine):
             return True

@@ -174,7 +174,6 @@ class Runner:
             outcome = carry_out(
                 made, snapshot, self._engine, profile, self._store, self._settings, guard, prepare=prepare
             )
-        assert outcome.applied is not None
         return outcome.applied
 
     def _stop_dependencies(self, profile: Profile) -> None:

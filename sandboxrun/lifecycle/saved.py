@@ -145,21 +145,7 @@ def write_saved(
     Replaces nothing but a regular file. `directory` is the project's, `files` the profile's, which must lie inside.
     Raises PlanError.
     """
-    document = saved_document(plan, path=path, files=files, directory=directory, options=options or Options())
-    try:
-        opened = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with Folder(opened, path.parent) as folder:
-            if folder.kind(path.name) not in (0, stat.S_IFREG):  # /dev/null would be replaced
-                raise OSError(errno.EINVAL, "it exists and is not a regular file")
-            folder.write(path.name, json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n")
-    except OSError as error:
-        raise PlanError(f"{path} cannot be written: {reason(error)}", help="name a new file") from error
-
-
-def saved_document(
-    plan: Plan, *, path: Path, files: Sequence[Path], directory: Path, options: Options
-) -> dict[str, Any]:
-    """The file's content. The project's place is relative to the file's own: both may move together."""
+    # The project's place is relative to the file's own: both may move together.
     root, base = Path(os.path.realpath(directory)), os.path.realpath(path.parent)
     places = [os.path.relpath(os.path.join(os.path.realpath(file.parent), file.name), root) for file in files]
     for file, place in zip(files, places, strict=True):
@@ -179,14 +165,22 @@ def saved_document(
         "profile_digest": plan.profile_digest,
         "inputs_digest": plan.inputs_digest,
         "engine_id": plan.engine_id,
-        "options": {**structs.asdict(options), "destroy": plan.destroy},
+        "options": {**structs.asdict(options or Options()), "destroy": plan.destroy},
         "inputs": {name: value for name, value in plan.inputs.items() if value != MASK},
         "ask": [name for name, value in plan.inputs.items() if value == MASK],
         "observed": [structs.asdict(seen) for seen in seen_in(plan)],
         "images": images_in(plan),
         "plan": _plan_json(plan),
     }
-    return {**body, "checksum": digest_of(body)}
+    document = {**body, "checksum": digest_of(body)}
+    try:
+        opened = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with Folder(opened, path.parent) as folder:
+            if folder.kind(path.name) not in (0, stat.S_IFREG):  # /dev/null would be replaced
+                raise OSError(errno.EINVAL, "it exists and is not a regular file")
+            folder.write(path.name, json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n")
+    except OSError as error:
+        raise PlanError(f"{path} cannot be written: {reason(error)}", help="name a new file") from error
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:

@@ -56,7 +56,6 @@ from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
-    from sandboxrun.evidence.store import Captured
 
 
 # -- Starts the probe in sandboxes: one run of a sandbox for each phase, and of the weak one beside it
@@ -88,7 +87,12 @@ class Prober:
         """Run the sandbox in these phases, side by side. Raises SandboxrunError when one can't be started."""
         for _ in range(TRIES):
             likely = f"{sandbox.name}-verify-{uuid4().hex[:6]}"
-            context = self._wired(context, likely) if Phase.BATTERY in phases else context
+            egress = context.spec.egress
+            if Phase.BATTERY in phases and egress is not None and egress.has_gateway:
+                # the address that its gateway will have, unless another process takes its subnet meanwhile: the program
+                # must know it before anything is made
+                subnet = next(candidates(likely, self._engine.subnets()))
+                context = structs.replace(context, gateway=OwnAddresses.of(subnet).gateway)
             made = {}
             for phase in phases:  # the battery's has its own address, by which its gateway knows it
                 spec, battery = staged(context, phase), phase is Phase.BATTERY
@@ -171,14 +175,6 @@ class Prober:
 
     # -- steps -----------------------------------------------------------------------------------------------
 
-    def _wired(self, context: Context, name: str) -> Context:
-        """With the address that the gateway of a container of that name will have, unless another process takes its
-        subnet meanwhile: the program must know it before anything is made."""
-        if context.spec.egress is None or not context.spec.egress.has_gateway:
-            return context
-        subnet = next(candidates(name, self._engine.subnets()))
-        return structs.replace(context, gateway=OwnAddresses.of(subnet).gateway)
-
     def _run(self, made: Mapping[Phase, DeclaredSandbox], context: Context) -> Mapping[Phase, Seen]:
         output: dict[str, bytearray] = {}
 
@@ -196,9 +192,15 @@ class Prober:
         }
 
     def _told(self, result: RunResult, output: bytes) -> Seen:
-        index = result.evidence.index if result.evidence is not None else None
-        if index is None:
+        captured, passed = result.evidence, dict[str, None]()
+        index = captured.index if captured is not None else None
+        if captured is None or index is None:
             return parse(output)
+        if captured.entry is not None and index.egress is not None:  # what its gateway let pass by its own records
+            with self._store.open(captured.entry, FILE) as file:
+                records = [record_of(line) for line in file.read(MOST_BYTES).split(b"\n")]
+            allowed = (one for one in records if one.get("verdict") == "allowed")
+            passed = dict.fromkeys(f"{one.get('host')}:{one.get('port')}" for one in allowed)
         return with_outcome(
             parse(output),
             how=index.ending.how.value,
@@ -206,17 +208,8 @@ class Prober:
             oom_killed=index.ending.oom_killed,
             seconds=index.ran_seconds,
             gateway=index.labels.get(labels.GATEWAY, ""),
-            passed=" ".join(self._passed(result.evidence)),
+            passed=" ".join(passed),
         )
-
-    def _passed(self, captured: Captured | None) -> tuple[str, ...]:
-        """What its gateway let pass by its own records, each host:port once."""
-        if captured is None or captured.entry is None or captured.index is None or captured.index.egress is None:
-            return ()
-        with self._store.open(captured.entry, FILE) as file:
-            records = [record_of(line) for line in file.read(MOST_BYTES).split(b"\n")]
-        passed = (f"{one.get('host')}:{one.get('port')}" for one in records if one.get("verdict") == "allowed")
-        return tuple(dict.fromkeys(passed))
 
     def _runner(
         self, context: Context, made: Mapping[Any, DeclaredSandbox], **options: Any
@@ -321,7 +314,11 @@ class Verification:
     # -- steps -----------------------------------------------------------------------------------------------
 
     def _one(self, prober: Prober, sandbox: DeclaredSandbox, context: Context) -> tuple[Finding, ...]:
-        weak, networks = self._weak_of(prober, context), context.spec.networks
+        # one weak sandbox for all that it would be the same for
+        key = "".join(staged_weak(context, phase).digest for phase in Phase)
+        if key not in self._weak:
+            self._weak[key] = _Weak(prober, context, self._tell, self._no_weak)
+        weak, networks = self._weak[key], context.spec.networks
 
         def strong(context: Context, *phases: Phase) -> dict[Phase, Seen]:
             self._tell(f"{sandbox.address}: {', '.join(phases)}")
@@ -344,13 +341,6 @@ class Verification:
         found = judge(sandbox.address, known, seen, weak.seen, self._engine.terms.controls)
         unknown = Verdict.INCONCLUSIVE
         return tuple(structs.replace(f, note=weak.reason) if weak.reason and f.verdict is unknown else f for f in found)
-
-    def _weak_of(self, prober: Prober, context: Context) -> _Weak:
-        """The weak sandbox beside it: one for all that it would be the same for."""
-        key = "".join(staged_weak(context, phase).digest for phase in Phase)
-        if key not in self._weak:
-            self._weak[key] = _Weak(prober, context, self._tell, self._no_weak)
-        return self._weak[key]
 
     def _context(self, sandbox: DeclaredSandbox, machine: Machine) -> Context:
         spec, profile = sandbox.spec, self._profile
