@@ -245,12 +245,10 @@ def _networks(s: Subject) -> Iterator[tuple[str, NetworkSpec]]:
 
 
 def _file(secret: GivenFile) -> FileSpec:
-    match secret.origin:
-        case "environment":
-            return FileSpec(environment=secret.source)
-        case "content":
-            return FileSpec(content=secret.content)
-    return FileSpec(file=f"{secret.origin} {secret.source}")
+    if secret.origin == "content":
+        return FileSpec(content=secret.content)
+    by_variable = secret.origin == "environment"
+    return FileSpec(environment=secret.source) if by_variable else FileSpec(file=f"{secret.origin} {secret.source}")
 
 
 # -- the diff

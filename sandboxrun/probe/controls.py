@@ -42,10 +42,8 @@ def judge(
     found = []
     for one in CONTROLS:
         strong, weak = seen.get(one.phase, {}), control.get(one.phase, {})
-        reason = one.applies(context)
-        if reason is not None:
-            expected, shown, verdict, note = "", "", Verdict.NOT_APPLICABLE, reason
-        else:
+        expected, shown, verdict, note = "", "", Verdict.NOT_APPLICABLE, one.applies(context)
+        if note is None:
             expected, shown = one.expected(context), one.seen(strong) or "nothing"
             verdict, note = _verdict(one, context, strong, weak)
         found.append(

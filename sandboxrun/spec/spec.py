@@ -276,10 +276,9 @@ def _resources(spec: SandboxSpec) -> Iterator[Fault]:
 
 
 def _is_size(text: str) -> bool:
-    try:
+    with contextlib.suppress(ValueError):
         return units.parse_size(text) > 0
-    except ValueError:
-        return False
+    return False
 
 
 _SYSCTLS = tuple(f"kernel.{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split())

@@ -25,6 +25,7 @@ from sandboxrun.audit.subject import COMPOSE, Mounted, Subject, host_path, names
 from sandboxrun.spec.forms import below
 from sandboxrun.spec.guard import GUARDS
 
+_PATHS = "HostPath Volumes"  # in the Pod Security Standards
 _ENGINE_SOCKETS = re.compile(
     r"(^|/)(docker\.sock|docker\.raw\.sock|podman\.sock|containerd\.sock|crio\.sock|buildkitd\.sock|dockershim\.sock|"
     r"cri-dockerd\.sock|balena-engine\.sock|docker_engine)$"
@@ -85,14 +86,7 @@ def _is_engine_socket(mount: Mounted, path: str) -> bool:
 
 @rule(
     about(
-        "SBX201",
-        "Engine socket in the container",
-        HOST,
-        DIRECT,
-        cis="5.32",
-        cwe=(250, 668),
-        nist="3.4.3",
-        pss="HostPath Volumes",
+        "SBX201", "Engine socket in the container", HOST, DIRECT, cis="5.32", cwe=(250, 668), nist="3.4.3", pss=_PATHS
     ),
     why="Whoever talks to the engine starts a privileged container with the host's root directory. A read-only mount "
     "changes nothing: a socket is connected to, not written.",
@@ -127,9 +121,7 @@ def engine_address(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    about(
-        "SBX203", "Agent socket in the container", DATA, DIRECT, cwe=(522, 668), nist="3.4.3", pss="HostPath Volumes"
-    ),
+    about("SBX203", "Agent socket in the container", DATA, DIRECT, cwe=(522, 668), nist="3.4.3", pss=_PATHS),
     why="Through the socket of an SSH or GPG agent, a keyring or D-Bus the container uses the host user's keys and "
     "services as they do themselves.",
     fix="remove the mount; give the task a key of its own, as a secret",
@@ -164,14 +156,7 @@ def _is_only_host(mount: Mounted, path: str) -> bool:
 
 @rule(
     about(
-        "SBX204",
-        "Host's system writable",
-        HOST,
-        DIRECT,
-        cis="5.6",
-        cwe=(668, 732),
-        nist=("3.4.3", "3.5.5"),
-        pss="HostPath Volumes",
+        "SBX204", "Host's system writable", HOST, DIRECT, cis="5.6", cwe=(668, 732), nist=("3.4.3", "3.5.5"), pss=_PATHS
     ),
     why="Who writes to these directories changes what the host runs, with its rights.",
     fix="mount a directory of the project instead",
@@ -187,14 +172,7 @@ def system_writable(s: Subject) -> Iterator[Hit]:
 
 @rule(
     about(
-        "SBX205",
-        "Host's system readable",
-        DATA,
-        DIRECT,
-        cis="5.6",
-        cwe=(552, 668),
-        nist=("3.4.3", "3.5.5"),
-        pss="HostPath Volumes",
+        "SBX205", "Host's system readable", DATA, DIRECT, cis="5.6", cwe=(552, 668), nist=("3.4.3", "3.5.5"), pss=_PATHS
     ),
     why="These directories hold the host's configuration, accounts, keys and the data of other containers.",
     fix="mount the single file that is needed, or a copy of it",
@@ -210,14 +188,7 @@ def system_readable(s: Subject) -> Iterator[Hit]:
 
 @rule(
     about(
-        "SBX206",
-        "Credentials of the host's user",
-        DATA,
-        DIRECT,
-        cis="5.6",
-        cwe=(522, 552),
-        nist="3.4.3",
-        pss="HostPath Volumes",
+        "SBX206", "Credentials of the host's user", DATA, DIRECT, cis="5.6", cwe=(522, 552), nist="3.4.3", pss=_PATHS
     ),
     why="Keys and tokens of the person who starts the container reach whatever they reach.",
     fix="remove the mount; give the task a credential of its own, as a secret",
@@ -248,9 +219,7 @@ def _is_outside(mount: Mounted, path: str) -> bool:
 
 
 @rule(
-    about(
-        "SBX207", "Writable path outside of the project", DATA, STEP, cis="5.6", cwe=(22, 668), pss="HostPath Volumes"
-    ),
+    about("SBX207", "Writable path outside of the project", DATA, STEP, cis="5.6", cwe=(22, 668), pss=_PATHS),
     why="A review of the project does not see what lies there, and what the container leaves there outlives it.",
     fix="mount a directory below the project, or a volume",
     bad="services: {agent: {image: busybox, volumes: ['../../other:/other']}}",
@@ -264,7 +233,7 @@ def outside_writable(s: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    about("SBX208", "Path outside of the project", DATA, INDIRECT, cis="5.6", cwe=(22, 668), pss="HostPath Volumes"),
+    about("SBX208", "Path outside of the project", DATA, INDIRECT, cis="5.6", cwe=(22, 668), pss=_PATHS),
     why="A review of the project does not see what lies there.",
     fix="mount a directory below the project",
     bad="services: {agent: {image: busybox, volumes: ['/srv/data:/data:ro']}}",

@@ -109,8 +109,6 @@ decisive_capability = rule(
     bad="cap_add: [SYS_ADMIN]",
     good="cap_add: [NET_BIND_SERVICE]",
 )(_giving(DECISIVE))
-
-
 dangerous_capability = rule(
     about("SBX103", "Dangerous capability", HOST, INDIRECT, cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"),
     why="The capability reaches parts of the kernel, or of other users' files, that a task does not need.",
@@ -405,8 +403,6 @@ host_pid = rule(
     bad="services: {agent: {image: busybox, pid: host}}",
     good="services: {agent: {image: busybox}}",
 )(_host_namespace("pid", "shows and reaches the host's processes"))
-
-
 host_ipc = rule(
     about("SBX121", "Host's shared memory", HOST, INDIRECT, cis="5.17", cwe=668, nist="3.4.3", pss="Host Namespaces"),
     why="With ipc: host the container shares memory segments, semaphores and message queues with the host's programs.",
@@ -414,8 +410,6 @@ host_ipc = rule(
     bad="services: {agent: {image: busybox, ipc: host}}",
     good="services: {agent: {image: busybox, ipc: private}}",
 )(_host_namespace("ipc", "shares memory with the host's programs"))
-
-
 host_uts = rule(
     about("SBX122", "Host's name changeable", DATA, INDIRECT, cis="5.21", cwe=668),
     why="With uts: host and SYS_ADMIN the container renames the host.",
@@ -423,8 +417,6 @@ host_uts = rule(
     bad="services: {agent: {image: busybox, uts: host}}",
     good="services: {agent: {image: busybox}}",
 )(_host_namespace("uts", "shares the host's name"))
-
-
 host_cgroup = rule(
     about("SBX123", "Host's cgroup namespace", HOST, INDIRECT, cis="5.25", cwe=668),
     why="With cgroup: host the container sees the whole hierarchy of limits, and others' in it.",
@@ -432,8 +424,6 @@ host_cgroup = rule(
     bad="services: {agent: {image: busybox, cgroup: host}}",
     good="services: {agent: {image: busybox, cgroup: private}}",
 )(_host_namespace("cgroup", "shows the host's cgroups"))
-
-
 host_userns = rule(
     about("SBX124", "User namespace off", HOST, INDIRECT, cis="5.31", cwe=250, nist="3.4.3", pss="Host Namespaces"),
     why="Where the engine maps root to an unprivileged uid, userns_mode: host undoes it for this container.",
@@ -441,8 +431,6 @@ host_userns = rule(
     bad="userns_mode: host",
     good="user: '1000:1000'",
 )(_host_namespace("userns_mode", "turns the engine's user namespaces off"))
-
-
 host_network = rule(
     about("SBX125", "Host's network", REACH, DIRECT, cis="5.10", cwe=668, nist="3.4.3", pss="Host Namespaces"),
     why="With network_mode: host the container reaches services on the host's loopback, abstract sockets and the "

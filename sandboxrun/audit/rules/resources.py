@@ -43,8 +43,6 @@ no_cpu_limit = rule(
     bad="cpus: 0",
     good="cpus: 1.0",
 )(where(lambda s: s.cpus is None, "cpus", "CPU time is not limited", edit=OptionEdit("1.0")))
-
-
 no_process_limit = rule(
     about("SBX404", "No process limit", WORK, DIRECT, cis="5.29", cwe=770, nist="3.4.3"),
     why="A fork bomb in one container uses up the host's process ids.",

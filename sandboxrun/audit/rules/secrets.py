@@ -418,21 +418,20 @@ def secret_config(s: Subject) -> Iterator[Hit]:
 
 # Settings of common images that let anybody in: variable → the values that do.
 _NO_PASSWORD: Mapping[str, tuple[str, ...]] = {
-    "MYSQL_ALLOW_EMPTY_PASSWORD": ("yes", "true", "1"),
-    "MARIADB_ALLOW_EMPTY_ROOT_PASSWORD": ("yes", "true", "1"),
-    "ALLOW_EMPTY_PASSWORD": ("yes", "true", "1"),
-    "ALLOW_ANONYMOUS_LOGIN": ("yes", "true", "1"),
+    **dict.fromkeys(
+        "MYSQL_ALLOW_EMPTY_PASSWORD MARIADB_ALLOW_EMPTY_ROOT_PASSWORD ALLOW_EMPTY_PASSWORD ALLOW_ANONYMOUS_LOGIN "
+        "DISABLE_AUTH".split(),
+        ("yes", "true", "1"),
+    ),
+    **dict.fromkeys(
+        "DISABLE_SECURITY_PLUGIN PLUGINS_SECURITY_DISABLED AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED "
+        "GF_AUTH_ANONYMOUS_ENABLED".split(),
+        ("true",),
+    ),
+    **dict.fromkeys(("MYSQL_ROOT_PASSWORD", "MARIADB_ROOT_PASSWORD", "JUPYTER_TOKEN"), ("",)),
     "POSTGRES_HOST_AUTH_METHOD": ("trust",),
     "XPACK_SECURITY_ENABLED": ("false",),
-    "DISABLE_SECURITY_PLUGIN": ("true",),
-    "PLUGINS_SECURITY_DISABLED": ("true",),
     "NEO4J_AUTH": ("none",),
-    "DISABLE_AUTH": ("true", "yes", "1"),
-    "MYSQL_ROOT_PASSWORD": ("",),
-    "MARIADB_ROOT_PASSWORD": ("",),
-    "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": ("true",),
-    "GF_AUTH_ANONYMOUS_ENABLED": ("true",),
-    "JUPYTER_TOKEN": ("",),
 }
 # A text, which is compiled where a command has options at all: that takes longer than most reviews.
 _NO_PASSWORD_OPTIONS = (

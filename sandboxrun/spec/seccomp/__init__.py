@@ -14,12 +14,9 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandboxrun.data import json_as
-
-if TYPE_CHECKING:
-    from sandboxrun.spec.seccomp.table import Argument
 
 OWN, DEBUG, ENGINE, UNCONFINED = "sandboxrun", "debug", "engine", "unconfined"
 ARCHITECTURES = ("x86_64", "aarch64")  # others order clone's arguments, or number socket families, differently
@@ -65,7 +62,12 @@ def profile(name: str) -> dict[str, Any]:
     for row, when in ((one, when) for one in rows for when in one.when or ((),)):
         rule: dict[str, Any] = {"names": list(row.names), "action": ALLOW}
         if when:
-            rule["args"] = [_argument(item) for item in when]
+            rule["args"] = [
+                {"index": item.index, "value": item.value, "op": "SCMP_CMP_EQ"}
+                if item.mask is None
+                else {"index": item.index, "value": item.mask, "valueTwo": item.value, "op": "SCMP_CMP_MASKED_EQ"}
+                for item in when
+            ]
         if row.capability is not None:
             rule["includes"] = {"caps": [f"CAP_{row.capability}"]}
         rules += [rule] if len(rule) > 2 else []  # else it is among those that are always allowed
@@ -73,9 +75,3 @@ def profile(name: str) -> dict[str, Any]:
     rules.extend({"names": list(row.names), "action": ERRNO, "errnoRet": row.errno} for row in other)
     machines = [{"architecture": f"SCMP_ARCH_{name.upper()}", "subArchitectures": []} for name in ARCHITECTURES]
     return {"defaultAction": ERRNO, "archMap": machines, "syscalls": rules}
-
-
-def _argument(item: Argument) -> dict[str, Any]:
-    if item.mask is None:
-        return {"index": item.index, "value": item.value, "op": "SCMP_CMP_EQ"}
-    return {"index": item.index, "value": item.mask, "valueTwo": item.value, "op": "SCMP_CMP_MASKED_EQ"}
