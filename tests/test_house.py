@@ -341,8 +341,7 @@ def test_every_option_has_a_description_and_an_example(row: Row) -> None:
 
 
 def _reads(row: Row) -> None:
-    from sandboxrun.errors import Problems
-    from sandboxrun.source import node_of
+    from sandboxrun.errors import Problems, node_of
 
     problems = Problems()
     row.type.parse(node_of(row.example), problems)

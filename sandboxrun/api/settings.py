@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import field, structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, UsageError, did_you_mean
+from sandboxrun.errors import MapNode, Problems, Scalar, UsageError, did_you_mean, node_of
 from sandboxrun.profile.templates import MARKS
-from sandboxrun.source import MapNode, Scalar, node_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS, SandboxSpec, parse_spec
 from sandboxrun.spec.types import freeze

@@ -15,7 +15,7 @@ import msgspec
 from sandboxrun.audit.rules.filesystem import engine_socket
 from sandboxrun.audit.subject import GivenFile, Mounted, PlaceOf, Scratch, Subject, host_path, nowhere
 from sandboxrun.data import Data
-from sandboxrun.source import Span, place_order
+from sandboxrun.errors import Span, place_order
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.forms import below
 from sandboxrun.spec.option_types import CLOSED

@@ -14,7 +14,7 @@ import msgspec
 
 from sandboxrun.audit.subject import Subject
 from sandboxrun.data import Data
-from sandboxrun.source import Span, place_order
+from sandboxrun.errors import Span, place_order
 from sandboxrun.spec.types import freeze
 
 

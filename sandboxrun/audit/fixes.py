@@ -10,7 +10,7 @@ import re
 
 from sandboxrun.audit.finding import AuditFinding
 from sandboxrun.audit.subject import DEPLOYED
-from sandboxrun.source import ListNode, MapNode, Node, Scalar
+from sandboxrun.errors import ListNode, MapNode, Node, Scalar
 
 _TOPS = ("sandboxes", "services")
 

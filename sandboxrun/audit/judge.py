@@ -24,8 +24,7 @@ from sandboxrun.audit.rules import by_id, rules
 from sandboxrun.audit.rules.meta import EXPIRED, INCOMPLETE, NOT_WAIVABLE, STALE_BASELINE, UNKNOWN, UNTRUSTED, UNUSED
 from sandboxrun.audit.subject import Subject
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null
+from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, SourceFile, Span, did_you_mean, is_null
 from sandboxrun.spec.types import describe
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from sandboxrun.audit.rules import by_id
 from sandboxrun.audit.rules.meta import CEILING, EGRESS_POLICY, IMAGE_POLICY, MOUNT_ROOT, REQUIRED
 from sandboxrun.audit.subject import NONE, Subject
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, is_null, plain_of
+from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, did_you_mean, is_null, plain_of
 from sandboxrun.spec.forms import below, covers
 from sandboxrun.spec.types import (
     Cpus,

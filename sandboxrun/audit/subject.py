@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.source import Span
+from sandboxrun.errors import Span
 from sandboxrun.spec.types import freeze, parse_size
 
 if TYPE_CHECKING:

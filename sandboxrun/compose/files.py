@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, Problems
+from sandboxrun.errors import Diagnostic, ListNode, MapNode, Node, Problems, Scalar, SourceFile, is_null
 from sandboxrun.profile.yaml import OVERRIDE, RESET, parse_documents
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, is_null
 
 DEEPEST = 10
 MOST_FILES = 100

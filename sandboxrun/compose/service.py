@@ -38,7 +38,7 @@ from sandboxrun.compose.files import (
     variables_in,
 )
 from sandboxrun.data import Data, json_as
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, plain_of
+from sandboxrun.errors import ListNode, MapNode, Node, Scalar, Span, plain_of
 from sandboxrun.spec.forms import split_security
 from sandboxrun.spec.types import freeze, parse_size
 

@@ -25,7 +25,7 @@ from sandboxrun.audit.diff import (
     service_parties,
 )
 from sandboxrun.data import Data
-from sandboxrun.errors import ProfileError, UsageError
+from sandboxrun.errors import ProfileError, Span, UsageError
 from sandboxrun.lifecycle.declaring import alternatives, load_target, load_under
 from sandboxrun.lifecycle.git import Repository
 from sandboxrun.lifecycle.review import Target, load_services, targets
@@ -33,7 +33,6 @@ from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.text import spec_shown
 from sandboxrun.profile.loader import Loaded
 from sandboxrun.profile.variables import Inputs
-from sandboxrun.source import Span
 from sandboxrun.spec.privilege import Way
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import settle

@@ -25,12 +25,11 @@ from sandboxrun.audit.policy import breaches
 from sandboxrun.audit.rules.meta import EXCEEDS, FREE_VARIABLE
 from sandboxrun.audit.subject import NONE, Subject, callers
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, ProfileError, SandboxrunError
+from sandboxrun.errors import Diagnostic, ListNode, MapNode, Node, ProfileError, SandboxrunError, Scalar, Span
 from sandboxrun.lifecycle.review import Reviewed, Sources, Target, policy_file_of, terms
 from sandboxrun.profile.files import reason
 from sandboxrun.profile.loader import Loaded, Written, load_whole
 from sandboxrun.profile.variables import InputRefused, Inputs, Variable, VariableRules, check
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
 from sandboxrun.spec.guard import GUARDS
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 

@@ -16,10 +16,9 @@ from sandboxrun.audit.finding import AuditFinding
 from sandboxrun.audit.fixes import fixed, holder
 from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, Problems, SandboxrunError
+from sandboxrun.errors import Diagnostic, Node, Problems, SandboxrunError, SourceFile
 from sandboxrun.profile.files import instead
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import Node, SourceFile
 
 SAFE, CHANGES = "safe", "changes behaviour"
 

@@ -36,10 +36,9 @@ from sandboxrun.audit.policy import Policy, parse_policy
 from sandboxrun.audit.rules.meta import FREE_VARIABLE
 from sandboxrun.audit.subject import Subject
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, UsageError
+from sandboxrun.errors import MapNode, Problems, SourceFile, UsageError
 from sandboxrun.profile.files import LARGEST_FILE, project_root, read_regular, read_source, reason
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import MapNode, SourceFile
 from sandboxrun.spec.names import BASELINE, POLICY, PROFILES, WAIVERS
 
 if TYPE_CHECKING:

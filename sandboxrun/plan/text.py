@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, Problems, one_line, redact, redacted, shown
+from sandboxrun.errors import Diagnostic, Problems, node_of, one_line, redact, redacted, shown
 from sandboxrun.plan.changes import Action, Change, Difference, Plan, Reason
-from sandboxrun.source import node_of
 from sandboxrun.spec.option import Effect
 from sandboxrun.spec.spec import BY_KEY, SandboxSpec, parse_spec, settle
 

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems
-from sandboxrun.source import SourceFile, Span
+from sandboxrun.errors import Problems, SourceFile, Span
 from sandboxrun.spec.guard import GUARDS, guarded, mounts_of, parents
 
 if TYPE_CHECKING:

@@ -16,11 +16,24 @@ from typing import Any
 from msgspec import field, structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, Problems, did_you_mean
+from sandboxrun.errors import (
+    Diagnostic,
+    ListNode,
+    MapNode,
+    Node,
+    Problems,
+    Scalar,
+    SourceFile,
+    Span,
+    did_you_mean,
+    is_null,
+    node_of,
+    plain_of,
+    walk,
+)
 from sandboxrun.profile.files import bases, read_source
 from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys, is_template, is_template_key, literal
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, plain_of, walk
 from sandboxrun.spec.names import KEY
 from sandboxrun.spec.option import Row, RowData, to_plain
 from sandboxrun.spec.option_types import Hosts, Tmpfs, by_name

@@ -16,7 +16,20 @@ from typing import Any
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, ProfileError, redacted
+from sandboxrun.errors import (
+    MapNode,
+    Node,
+    Problems,
+    ProfileError,
+    Scalar,
+    SourceFile,
+    Span,
+    is_null,
+    node_of,
+    plain_of,
+    redacted,
+    walk,
+)
 from sandboxrun.profile.files import Places, own_files, with_protected
 from sandboxrun.profile.layers import (
     OBJECTS,
@@ -44,7 +57,6 @@ from sandboxrun.profile.sandbox import (
 from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys
 from sandboxrun.profile.variables import Inputs, Variable, parse_variables, resolve_values
 from sandboxrun.profile.yaml import is_text
-from sandboxrun.source import MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, plain_of, walk
 from sandboxrun.spec.names import COMPANIONS, PROJECT, companion
 from sandboxrun.spec.option import Row, RowData, rows, values_of
 from sandboxrun.spec.option_types import EgressOption

@@ -20,12 +20,24 @@ from typing import Any
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import SHORTEST, Diagnostic, Problems, did_you_mean
+from sandboxrun.errors import (
+    SHORTEST,
+    Diagnostic,
+    ListNode,
+    MapNode,
+    Node,
+    Problems,
+    Scalar,
+    SourceFile,
+    Span,
+    did_you_mean,
+    is_null,
+    walk,
+)
 from sandboxrun.profile.files import Places, is_missing, read_regular, read_source, reason
 from sandboxrun.profile.layers import OBJECTS, OUTSIDE, Each, Layer, ProfileDocument, inside, merge_option
 from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys
 from sandboxrun.profile.yaml import is_text
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, walk
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import EGRESS, Names, address, container_name
 from sandboxrun.spec.option import values_of

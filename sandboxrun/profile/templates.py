@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, did_you_mean
+from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, Span, did_you_mean, node_of
 from sandboxrun.profile.yaml import is_text
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span, node_of
 
 if TYPE_CHECKING:
     pass

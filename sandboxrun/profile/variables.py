@@ -14,12 +14,24 @@ from typing import Any
 from msgspec import field, structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import MASK, Problems, did_you_mean
+from sandboxrun.errors import (
+    MASK,
+    ListNode,
+    MapNode,
+    Node,
+    Problems,
+    Scalar,
+    SourceFile,
+    Span,
+    did_you_mean,
+    is_null,
+    node_of,
+    walk,
+)
 from sandboxrun.profile.files import read_source
 from sandboxrun.profile.sandbox import looks_like_dotenv, parse_dotenv
 from sandboxrun.profile.templates import check_keys, for_others, is_template, texts_of
 from sandboxrun.profile.yaml import is_text, parse_yaml, resolve
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, is_null, node_of, walk
 from sandboxrun.spec.types import describe, span_of
 
 # -- Regular expressions that a profile's author wrote, matched in linear time

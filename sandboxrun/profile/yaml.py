@@ -16,8 +16,18 @@ from typing import Any, cast
 from yaml import AliasEvent, BaseLoader, MappingStartEvent, ScalarEvent
 from yaml.composer import Composer
 
-from sandboxrun.errors import Diagnostic, Problems, did_you_mean
-from sandboxrun.source import ListNode, MapNode, Node, Plain, Scalar, SourceFile, Span
+from sandboxrun.errors import (
+    Diagnostic,
+    ListNode,
+    MapNode,
+    Node,
+    Plain,
+    Problems,
+    Scalar,
+    SourceFile,
+    Span,
+    did_you_mean,
+)
 
 # -- What a plain YAML scalar means: the core schema of YAML 1.2, with the traps of 1.1 left out
 

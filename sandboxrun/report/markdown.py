@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from sandboxrun.errors import one_line
-from sandboxrun.source import Span
+from sandboxrun.errors import Span, one_line
 
 LIMIT = 60_000  # characters; GitHub refuses a comment of more than 65 536
 _LINE = 2_500  # characters of one option: two values that were cut already fit, and none crowds out the rest

@@ -15,8 +15,7 @@ from typing import Any, ClassVar, dataclass_transform
 from msgspec import NODEFAULT, field, structs
 
 from sandboxrun.data import Data, DataType
-from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import MapNode, Node, Scalar
+from sandboxrun.errors import MapNode, Node, Problems, Scalar, did_you_mean
 from sandboxrun.spec.types import INVALID, OptionType, Schema, refuse
 
 # -- What an option is: one row that its schema, model field, payload, decoding, diff and docs derive from

@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import ListNode, MapNode, Node, Scalar
+from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, did_you_mean
 from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec import types as units
 from sandboxrun.spec.forms import LABEL_PART, join_security, split_security

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, Problems
-from sandboxrun.source import MapNode, SourceFile, Span
+from sandboxrun.errors import Diagnostic, MapNode, Problems, SourceFile, Span
 from sandboxrun.spec import forms, labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import Record, RowData, option, to_plain

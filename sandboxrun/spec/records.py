@@ -9,8 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import MapNode, Node, Scalar
+from sandboxrun.errors import MapNode, Node, Problems, Scalar, did_you_mean
 from sandboxrun.spec import forms
 from sandboxrun.spec.guard import GUARDS
 from sandboxrun.spec.option import Record, RowData, option

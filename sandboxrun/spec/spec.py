@@ -18,8 +18,7 @@ from typing import Any, cast
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import ListNode, MapNode, Span
+from sandboxrun.errors import ListNode, MapNode, Problems, Span, did_you_mean
 from sandboxrun.spec import types as units
 from sandboxrun.spec.forms import IMAGE
 from sandboxrun.spec.option import Record, Row, rows, to_plain, values_of

@@ -18,8 +18,7 @@ from typing import Any
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import ExitCode, Problems
-from sandboxrun.source import node_of
+from sandboxrun.errors import ExitCode, Problems, node_of
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.names import kept_name

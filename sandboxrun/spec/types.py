@@ -16,8 +16,7 @@ from typing import Any
 from msgspec import field
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, did_you_mean
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, Span
+from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, Span, did_you_mean
 from sandboxrun.spec import forms
 
 # -- Sizes and durations in Compose's words: text to integers and back

@@ -78,12 +78,11 @@ sandboxes:
 )
 def init(given: Given, file: Path, image: str) -> None:
     """Write a commented profile, FILE or sandbox.yaml, and its schema for editors. Overwrites nothing."""
-    from sandboxrun.errors import Diagnostic, Problems, SandboxrunError, UsageError
+    from sandboxrun.errors import Diagnostic, Problems, SandboxrunError, UsageError, node_of
     from sandboxrun.evidence.folder import Folder
     from sandboxrun.evidence.store import HOME
     from sandboxrun.profile.files import bases, reason
     from sandboxrun.profile.render import schema_text
-    from sandboxrun.source import node_of
     from sandboxrun.spec.spec import BY_KEY
 
     BY_KEY["image"].type.parse(node_of(image), problems := Problems())

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from sandboxrun.audit.judge import ReviewTerms, inline
 from sandboxrun.compose.service import KNOWN
-from sandboxrun.errors import ProfileError
+from sandboxrun.errors import ProfileError, SourceFile
 from sandboxrun.lifecycle.comparing import Pair, compared
 from sandboxrun.lifecycle.fixing import edited
 from sandboxrun.lifecycle.review import Sources, Target, review, targets, terms
 from sandboxrun.report import audit as forms
 from sandboxrun.report.audit import verdict_sarif
-from sandboxrun.source import SourceFile
 from tests.unit.audit.reviewing import TODAY
 
 WORDS = st.sampled_from(

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.audit.diff import NOTHING, PrivilegeDiff, compare, privilege_diff
-from sandboxrun.errors import Problems
+from sandboxrun.errors import Problems, node_of
 from sandboxrun.profile.loader import load_data
-from sandboxrun.source import node_of
 from sandboxrun.spec.option_types import NAMES
 from sandboxrun.spec.privilege import AXES, Side, Step, Way
 from sandboxrun.spec.project import Profile

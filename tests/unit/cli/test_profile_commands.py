@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from sandboxrun.cli.commands import explain as explaining
-from sandboxrun.errors import Problems
+from sandboxrun.errors import Problems, node_of
 from sandboxrun.profile.render import schema_text
-from sandboxrun.source import node_of
 from sandboxrun.spec.spec import ROWS, SpecType
 
 from .conftest import Say

@@ -11,10 +11,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from sandboxrun.errors import Problems
+from sandboxrun.errors import Problems, node_of
 from sandboxrun.gateway.companion.rules import KEYS, NAME_SERVICE, RulesError, read_rules
 from sandboxrun.gateway.rules import RECORDS, digest_of_rules, rules_document
-from sandboxrun.source import node_of
 from sandboxrun.spec.option_types import CLOSED, ONE_HOST, PUBLIC, Egress, EgressOption
 
 EGRESS = Egress(

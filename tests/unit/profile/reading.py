@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sandboxrun.errors import Problems
+from sandboxrun.errors import Node, Problems, SourceFile
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import Node, SourceFile
 
 
 def nodes(text: str) -> tuple[Node | None, Problems]:

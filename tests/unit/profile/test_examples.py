@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.errors import Problems, ProfileError
+from sandboxrun.errors import Problems, ProfileError, SourceFile, plain_of
 from sandboxrun.profile.loader import load
 from sandboxrun.profile.render import render_json, render_yaml
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import SourceFile, plain_of
 
 PROFILES = Path(__file__).parents[2] / "profiles"
 BAD = sorted(path.name for path in (PROFILES / "bad").glob("*.yaml"))

@@ -11,12 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sandboxrun.errors import Problems, ProfileError
+from sandboxrun.errors import Problems, ProfileError, SourceFile, node_of, plain_of
 from sandboxrun.profile import loader as gate
 from sandboxrun.profile.files import bases
 from sandboxrun.profile.render import profile_schema, schema_text
 from sandboxrun.profile.yaml import parse_yaml
-from sandboxrun.source import SourceFile, node_of, plain_of
 from sandboxrun.spec.option import rows
 from sandboxrun.spec.project import Profile
 from sandboxrun.spec.spec import SandboxSpec, SpecType

@@ -12,9 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.errors import Problems, ProfileError
+from sandboxrun.errors import (
+    ListNode,
+    MapNode,
+    Node,
+    Problems,
+    ProfileError,
+    Scalar,
+    SourceFile,
+    Span,
+    node_of,
+    plain_of,
+)
 from sandboxrun.profile.templates import LONGEST_TEXT, STEPS_A_SCALAR, Renderer, TemplateScope, is_template
-from sandboxrun.source import ListNode, MapNode, Node, Scalar, SourceFile, Span, node_of, plain_of
 from tests.unit.profile.conftest import Load
 
 VALUES: dict[str, Any] = {

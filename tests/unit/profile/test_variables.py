@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.errors import Problems
+from sandboxrun.errors import Problems, SourceFile, node_of
 from sandboxrun.profile.sandbox import parse_dotenv
 from sandboxrun.profile.variables import (
     InputRefused,
@@ -23,7 +23,6 @@ from sandboxrun.profile.variables import (
     parse_variables,
     resolve_values,
 )
-from sandboxrun.source import SourceFile, node_of
 
 
 def declared(block: Mapping[str, Any]) -> dict[str, Variable]:

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.errors import Problems
+from sandboxrun.errors import ListNode, MapNode, Problems, Scalar, SourceFile, plain_of, walk
 from sandboxrun.profile.files import place, source_of
 from sandboxrun.profile.yaml import DEEPEST, LONGEST_SCALAR, MOST_NODES, parse_yaml
-from sandboxrun.source import ListNode, MapNode, Scalar, SourceFile, plain_of, walk
 from tests.unit.profile.reading import nodes
 
 

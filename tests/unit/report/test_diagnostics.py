@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from sandboxrun.errors import Diagnostic
+from sandboxrun.errors import Diagnostic, SourceFile, Span
 from sandboxrun.report.diagnostics import (
     annotation,
     annotations_text,
@@ -14,7 +14,6 @@ from sandboxrun.report.diagnostics import (
     diagnostics_json,
     without_commands,
 )
-from sandboxrun.source import SourceFile, Span
 
 FILE = SourceFile(name="sandbox.yaml", text="name: review\nsandboxes:\n\ta: {mem_limt: 1}\n")
 FAULT = Diagnostic(

@@ -28,7 +28,7 @@ from sandboxrun.backend.session import (
     Undone,
     guarded,
 )
-from sandboxrun.errors import ApplyError, Diagnostic
+from sandboxrun.errors import ApplyError, Diagnostic, SourceFile, Span
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import Operation
@@ -37,7 +37,6 @@ from sandboxrun.report import progress as steps
 from sandboxrun.report.progress import EVERY, LineProgress, Progress, progress_for, writer
 from sandboxrun.report.progress_json import JsonProgress
 from sandboxrun.report.progress_live import LiveProgress
-from sandboxrun.source import SourceFile, Span
 from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, ended, observed, profile, snapshot
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandboxrun.errors import Problems
-from sandboxrun.source import node_of
+from sandboxrun.errors import Problems, node_of
 from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeType
 from sandboxrun.spec.records import EvidencePolicy, EvidenceType
 from sandboxrun.spec.spec import SpecType

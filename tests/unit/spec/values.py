@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems
-from sandboxrun.source import node_of
+from sandboxrun.errors import Problems, node_of
 from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec.names import KEY
 from sandboxrun.spec.option import Record, rows
