@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from scripts import debian, engines, haproxy, system
+from scripts import debian, engines, haproxy, machine, system
 
 OTHERS = ("3.12", "3.13", "3.14")  # what is tested beside the Python of .venv, where it is here
 OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -37,7 +37,9 @@ def _make(*arguments: str) -> str:
 
 
 def _tests() -> Iterator[Row]:
-    yield f"all tests, Python {OURS}", _make("test", "SELECT=")
+    left_out = machine.why_impossible()
+    where = f", on an emulated machine ({machine.accelerator()}) too" if left_out is None else f"; left out: {left_out}"
+    yield f"all tests, Python {OURS}{where}", _make("test", "SELECT=")
 
 
 def _chaos() -> Iterator[Row]:

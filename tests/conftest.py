@@ -29,6 +29,7 @@ ON_ONE_WORKER = (
     "tests/engine/test_clients.py",
     "tests/engine/test_gateway.py",
     "tests/engine/test_gvisor.py",
+    "tests/engine/test_machine.py",
     "tests/engine/test_probes.py",
     "tests/engine/test_seccomp.py",
     "tests/unit/gateway/test_bypasses.py",
