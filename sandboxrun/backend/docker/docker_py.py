@@ -36,6 +36,7 @@ from sandboxrun.backend.docker.transport import (
     TransportError,
     Unreachable,
     Whole,
+    give_up,
     lost,
     seconds_left,
     shut,
@@ -261,7 +262,7 @@ class DockerPyResponse:
             if not self._ends():
                 return b""
             self._give_back(keep=False)
-            raise _translated(error) from error
+            give_up(_translated(error), error)
         if not data and self._ends():
             self._give_back(keep=True)
         return data
@@ -357,7 +358,7 @@ class DockerPyTransport:
                 allow_redirects=False,
             )
         except (requests.exceptions.RequestException, OSError) as error:
-            raise _translated(error) from error
+            give_up(_translated(error), error)
 
     def peer_pid(self) -> None:
         """The process that listens: neither tcp nor ssh tells."""

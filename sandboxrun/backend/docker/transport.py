@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from msgspec import Struct, structs
@@ -355,6 +355,12 @@ def lost(error: BaseException) -> TransportError:
     return Broken(f"the connection was lost ({text})")
 
 
+def give_up(told: TransportError, error: BaseException) -> NoReturn:
+    """Raise it because of `error`. One that was raised before is, or lies below, that error: were it its own cause as
+    well, whoever walks the causes would never end."""
+    raise told from (error if told.__traceback__ is None else None)
+
+
 # -- A local engine
 
 
@@ -424,7 +430,7 @@ class LocalTransport:
                 told = lost(error)
                 if kept and isinstance(told, Broken):
                     continue
-                raise told from error
+                give_up(told, error)
 
     def _exchange(self, connection: http.client.HTTPConnection, request: Request, deadline: float | None) -> Whole:
         if connection.sock is None:

@@ -526,12 +526,23 @@ def test_a_huge_body_is_given_up(peer: Peer, method: str, monkeypatch: pytest.Mo
         peer(saying(endless)).request(method, "/x", operation="trying").read()
 
 
+def causes(error: BaseException | None) -> list[BaseException]:
+    """The error and its causes; that there is an end to them."""
+    found: list[BaseException] = []
+    while error is not None:
+        assert error not in found, "it is its own cause"
+        found.append(error)
+        error = error.__cause__
+    return found
+
+
 @WAYS
 def test_a_body_larger_than_was_asked_for_is_an_error_of_that_call_alone(peer: Peer, method: str) -> None:
     engine = peer(saying(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000))
     with pytest.raises(EngineError, match="the engine's answer is larger than 1000 bytes") as caught:
         engine.request(method, "/x", operation="trying", most=1000).read()
     assert not isinstance(caught.value, EngineUnreachable)
+    assert causes(caught.value)
 
 
 @WAYS
@@ -546,8 +557,9 @@ def test_a_body_that_drips_is_given_up(peer: Peer, method: str) -> None:
             time.sleep(0.02)
 
     engine = peer(script)
-    with pytest.raises(EngineTimeout, match="trying: no answer in time"):
+    with pytest.raises(EngineTimeout, match="trying: no answer in time") as caught:
         engine.request(method, "/x", operation="trying", timeout=0.4).read()
+    assert causes(caught.value)
 
 
 @WAYS
