@@ -143,9 +143,12 @@ class Cli(Data):
         return Ran(code=process.returncode, out=out, err=err)
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs, and show what it said: whoever waited in vain for what it was to do has not read it."""
         for process in self._started:
             _kill(process)
+            if process.stdout is not None and not process.stdout.closed:
+                with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+                    print(process.args, *process.communicate(timeout=10), sep="\n")
             process.wait()
             for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
                 with contextlib.suppress(OSError):  # input that a process now gone never took

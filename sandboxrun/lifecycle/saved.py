@@ -50,9 +50,7 @@ def explain_stale(saved: SavedPlan, fresh: Plan) -> Diagnostic:
         then, now = _actions_in(saved.plan), _actions_in(_plan_json(fresh))
         told = [(a, then.get(a, _LEFT), now.get(a, _LEFT)) for a in {**now, **then} if then.get(a) != now.get(a)]
         reasons = [f"{a} would now {does}, and the plan says that it would {did}" for a, did, does in told]
-        reasons = reasons or [
-            "what it would do is the same, but not in every detail (images, networks, or how runs have ended)"
-        ]
+        reasons = reasons or [_DETAILS]
     told_of = "; ".join(reasons[:_MOST]) + (f"; and {len(reasons) - _MOST} more" if len(reasons) > _MOST else "")
     return Diagnostic(message=f"the saved plan is stale: {redact(told_of, fresh.sensitive)}", help=_AGAIN)
 

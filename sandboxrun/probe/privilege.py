@@ -266,6 +266,10 @@ class Theme(Data):
         return tuple((self.engine if profile == ENGINE else f"{self.engine} {self.ours}").split())
 
 
+_NETLINK = (
+    "netlink.diag netlink.xfrm netlink.audit netlink.connector netlink.netfilter netlink.uevent netlink.generic "
+    "netlink.crypto"
+)
 THEMES = (
     Theme(id="io-uring", title="Asynchronous I/O is refused", ours="io_uring_setup io_setup"),
     Theme(
@@ -314,8 +318,7 @@ THEMES = (
         id="netlink",
         title="The kernel's own sockets are refused, routes apart",
         probe="families",
-        ours="netlink.diag netlink.xfrm netlink.audit netlink.connector netlink.netfilter netlink.uevent "
-        "netlink.generic netlink.crypto",
+        ours=_NETLINK,
     ),
 )
 
@@ -326,8 +329,7 @@ _OPENED: Mapping[str, str] = {
     "SYS_CHROOT": "chroot",
     "SYS_TIME": "clock_settime",
     "NET_RAW": "packet raw raw6",
-    "NET_ADMIN": "netlink.diag netlink.xfrm netlink.audit netlink.connector netlink.netfilter netlink.uevent "
-    "netlink.generic netlink.crypto",
+    "NET_ADMIN": _NETLINK,
 }
 _OPENED_BY_ENGINE: Mapping[str, str] = {
     "SYS_ADMIN": "bpf clone3 clone.user fanotify_init fsopen mount mount_setattr move_mount open_tree perf_event_open "
