@@ -210,7 +210,7 @@ def running(folder: Path, contents: Path) -> Iterator[Machine]:
     system.say(f"Starting an emulated machine ({accelerator()})")
     with disk.open("wb") as file:
         file.truncate(4 << 30)
-    _checked(["mkfs.ext4", "-q", "-d", str(contents), str(disk)])
+    system.run(["mkfs.ext4", "-q", "-d", str(contents), str(disk)])
     command = [
         "setpriv", "--pdeathsig=KILL", "--",  # it goes with whoever started it, however that ends
         *_qemu(), "-accel", accelerator(), "-cpu", "max", "-smp", "2", "-m", "1536",
@@ -271,7 +271,7 @@ def _busybox() -> Path:
 @cache
 def _ready() -> tuple[Path, Path]:
     """The kernel, and its first file system."""
-    told = _checked(["apt-cache", "depends", _KERNEL])
+    told = system.run(["apt-cache", "depends", _KERNEL])
     (package,) = set(re.findall(r"Depends: (linux-image-\S+)", told))
     unpacked = system.unpacked(package)
     (kernel,) = (unpacked / "boot").glob("vmlinuz-*")
@@ -281,7 +281,7 @@ def _ready() -> tuple[Path, Path]:
         if not (modules / "modules.dep").exists():
             (source,) = unpacked.rglob(f"lib/modules/{modules.name}")
             _copy_modules(source, modules)
-            _checked([str(_busybox()), "depmod", "-b", str(target), modules.name])
+            system.run([str(_busybox()), "depmod", "-b", str(target), modules.name])
         tree = target / "first"
         shutil.rmtree(tree, ignore_errors=True)
         (tree / "modules").mkdir(parents=True)
@@ -299,7 +299,7 @@ def _ready() -> tuple[Path, Path]:
         )  # fmt: skip
         init.chmod(0o755)
         archive = tree.with_suffix(".cpio")
-        _checked(["/bin/sh", "-c", f"cd {tree} && {_busybox()} find . | {_busybox()} cpio -o -H newc > {archive}"])
+        system.run(["/bin/sh", "-c", f"cd {tree} && {_busybox()} find . | {_busybox()} cpio -o -H newc > {archive}"])
     return kernel, archive
 
 
@@ -335,13 +335,3 @@ def _with_dependencies(modules: Path) -> list[str]:
         if name in by_name and by_name[name] not in order:
             add(by_name[name])
     return list(order)
-
-
-def _checked(command: list[str]) -> str:
-    done = subprocess.run(
-        command, env={**os.environ, "PATH": system.SEARCH_PATH}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        system.fail(f"{done.stdout}`{' '.join(command)}` failed; its output is above")
-    return done.stdout

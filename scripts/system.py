@@ -90,7 +90,7 @@ def _download_and_unpack(package: str, target: Path) -> None:
     fresh.mkdir(parents=True)
     _apt("download", package, cwd=fresh)
     (archive,) = fresh.glob("*.deb")
-    _run(["dpkg-deb", "-x", str(archive), str(fresh)])
+    run(["dpkg-deb", "-x", str(archive), str(fresh)])
     archive.unlink()
     fresh.rename(target)
 
@@ -123,10 +123,12 @@ def _quiet(command: list[str], cwd: Path | None = None) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-def _run(command: list[str]) -> None:
+def run(command: list[str]) -> str:
+    """Run it; what it said. Ends as `fail` does where it fails."""
     done = _quiet(command)
     if done.returncode != 0:
         fail(f"{done.stdout}`{' '.join(command)}` failed; its output is above")
+    return done.stdout
 
 
 def main(packages: list[str]) -> None:
