@@ -132,12 +132,18 @@ def reap(
     for names, ids in lapsed:
         if not settings.stop.is_set():
             result = result.joined(ProjectReaper(engine, names, scope, homes, settings, lapsed=ids).reap())
+    result = result.joined(_sweep_leases(engine))
+    engine.collect(no_store(), thorough=True)
+    return result
+
+
+def _sweep_leases(engine: Backend) -> Result:
+    """Leases are of no project: what can't be removed of them keeps none from being reaped."""
     try:
         engine.sweep_leases()
     except EngineError as error:
-        result = result.joined(Result(left=(Left(project="", address="", faults=error.diagnostics),)))
-    engine.collect(no_store(), thorough=True)
-    return result
+        return Result(left=(Left(project="", address="", faults=error.diagnostics),))
+    return Result()
 
 
 def surely_due(project: Project, scope: Scope) -> bool:
@@ -518,9 +524,9 @@ class Reaper:
             return None
 
     def _look_at_all(self) -> None:
-        self._engine.sweep_leases()
-        self._engine.collect(no_store(), thorough=True)
         there = {found.names.project for found in self._engine.projects(self._scope.project)}
+        self._tell(ProjectLooked(project="", result=_sweep_leases(self._engine), states=None))
+        self._engine.collect(no_store(), thorough=True)
         with self._changed:
             self._next = dict.fromkeys({*self._next, *there}, 0.0)
         self._untidy = True

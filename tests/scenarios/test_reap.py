@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 from msgspec import structs
 
+from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.fake import Fake, Killed, World
 from sandboxrun.backend.owner import Owner, this_process
 from sandboxrun.errors import SandboxrunError
@@ -574,9 +575,9 @@ def test_a_project_that_somebody_works_in_is_left_until_that_is_done(tmp_path: P
     job.apply()
     ended(world)
     with job.backend.lock("tale", wait=1), Watching(world) as watching:
-        watching.until(lambda: any(isinstance(told, ProjectLooked) for told in watching.told))
+        watching.until(lambda: any(isinstance(told, ProjectLooked) and told.project for told in watching.told))
         assert watching.reaped == {} and len(world.boxes) == 1
-    looks = [told for told in watching.told if isinstance(told, ProjectLooked)]
+    looks = [told for told in watching.told if isinstance(told, ProjectLooked) and told.project]
     assert not any(told.result.left for told in looks) and looks[0].states == {"ended": 1}
 
 
@@ -584,6 +585,23 @@ def test_what_could_not_be_reaped_is_told_and_stays(strange: World) -> None:
     with Watching(strange) as watching:
         watching.until(lambda: any(told.result.left for told in watching.told if isinstance(told, ProjectLooked)))
     assert len(strange.boxes) == 1
+
+
+def test_a_lease_that_cannot_be_removed_keeps_nothing_from_being_reaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_use(self: Fake) -> None:
+        raise EngineError("removing volume lease", "volume is in use", status=409)
+
+    monkeypatch.setattr(Fake, "sweep_leases", in_use)
+    world = new_world()
+    job = job_on(world, tmp_path, {"agent": QUICK})
+    with Watching(world) as watching:
+        job.apply()
+        watching.until(lambda: watching.reaped == {"agent": Reason.FAILED})
+    left = [told.result.left for told in watching.told if isinstance(told, ProjectLooked) and told.result.left]
+    assert [one.faults[0].message for (one,) in left] == ["removing volume lease: volume is in use"]
+    assert not any(isinstance(told, Lost) for told in watching.told)
 
 
 # -- leases: owners on other machines

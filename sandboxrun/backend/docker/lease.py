@@ -112,12 +112,18 @@ def _unexpired(engine: Engine, now: datetime) -> Iterator[dict[str, str]]:
 
 
 def sweep(engine: Engine) -> None:
-    """Remove the leases of processes that are gone, and those that ran out long ago. Raises EngineError."""
-    now = engine.clock()
+    """Remove the leases of processes that are gone, and those that ran out long ago. One that can't be removed, since
+    somebody mounted it, keeps no other. Raises EngineError."""
+    now, failed = engine.clock(), None
     for volume in engine.volumes(labels={labels.LEASE: None}):
         owner = decode(labels.read(volume.get("Labels")).get(_OWNER, ""))
         if (owner is not None and owner.is_gone) or now - _made(volume, now) > 2 * LASTS:
-            engine.remove_volume(str(volume["Name"]))
+            try:
+                engine.remove_volume(str(volume["Name"]))
+            except EngineError as error:
+                failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 def _made(volume: Mapping[str, Any], now: datetime) -> datetime:

@@ -6,12 +6,16 @@ import os
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
 
+from sandboxrun.backend.docker import lease
 from sandboxrun.backend.docker.lock import LEASE, claim_of
+from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.owner import clock_mark, clock_set_since, decode, this_process
+from sandboxrun.spec import labels
 
 SINCE = datetime(2026, 11, 24, 10, 0, 0, tzinfo=UTC)
 
@@ -95,3 +99,24 @@ def test_a_mark_that_is_none_says_nothing(then: str) -> None:
 
 def test_a_mark_of_another_boot_says_nothing() -> None:
     assert clock_set_since("00000000-0000-0000-0000-000000000000 1.000", lambda: SINCE) == 0
+
+
+def test_a_lease_that_somebody_has_mounted_keeps_no_other() -> None:
+    gone = {labels.LEASE: "token", f"{labels.LEASE}.owner": structs.replace(this_process(), started=1).encode()}
+    there = dict.fromkeys(("a", "mounted", "z"), gone) | {"living": {**gone, f"{labels.LEASE}.owner": ""}}
+
+    class Engine:
+        def clock(self) -> datetime:
+            return SINCE
+
+        def volumes(self, *, labels: object) -> list[dict[str, object]]:
+            return [{"Name": name, "Labels": own} for name, own in there.items()]
+
+        def remove_volume(self, name: str) -> None:
+            if name == "mounted":
+                raise EngineError(f"removing volume {name}", "volume is in use", status=409)
+            del there[name]
+
+    with pytest.raises(EngineError, match="mounted: volume is in use"):
+        lease.sweep(cast(Any, Engine()))
+    assert [*there] == ["mounted", "living"]
