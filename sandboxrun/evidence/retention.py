@@ -253,15 +253,17 @@ def prune(
     """Remove what the rules select; with `only`, no run besides these. Each removal is recorded before its folder goes,
     so that a kill at any moment leaves what the next one completes. What can't be removed is reported, nothing raised
     for it. Raises EvidenceError where the chain can't be read or written."""
-    selection = select(store, kept, now or datetime.datetime.now(datetime.UTC))
-    if selection.empty:
-        return Pruned(selection=selection)
-    wanted = [removal for removal in selection.removals if only is None or removal.entry.run in only]
     removed, failed = list[Removal](), list[tuple[str, str]]()
-    _erase(store, selection.interrupted, removed, failed)
-    for at in range(0, len(wanted), _AT_ONCE):
-        recorded = list(_record(store, wanted[at : at + _AT_ONCE], failed))
-        _erase(store, recorded, removed, failed)
+    try:
+        selection = select(store, kept, now or datetime.datetime.now(datetime.UTC))
+        wanted = [removal for removal in selection.removals if only is None or removal.entry.run in only]
+        if selection.interrupted:
+            _erase(store, selection.interrupted, removed, failed)
+        for at in range(0, len(wanted), _AT_ONCE):
+            recorded = list(_record(store, wanted[at : at + _AT_ONCE], failed))
+            _erase(store, recorded, removed, failed)
+    except OSError as error:
+        raise EvidenceError(f"old evidence in {store.path} can't be removed: {reason_of(error)}") from error
     return Pruned(removed=tuple(removed), failed=tuple(failed), selection=selection)
 
 

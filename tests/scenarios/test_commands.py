@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from sandboxrun import __version__
 from sandboxrun.backend.fake import World
 from sandboxrun.cli.main import main
+from sandboxrun.evidence import retention
 from sandboxrun.spec import labels
 from tests.conftest import Ran
 from tests.scenarios.world import IMAGE
@@ -185,8 +188,11 @@ def test_the_index_says_what_was_run_by_what_and_where(
 
 
 def test_reap_removes_old_evidence_too(
-    say: Say, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    say: Say, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def full(*line: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     for _ in range(3):
         say("run", "agent")
     kept = tmp_path / ".sandboxrun/evidence"
@@ -199,5 +205,12 @@ def test_reap_removes_old_evidence_too(
     assert main(["reap", "--evidence-max-size", "1b"]) == 1
     assert f"error: the evidence in {kept} is still " in (said := capfd.readouterr().err)
     assert " larger than its limit\n  help: the newest run of each project stays" in said
+    monkeypatch.setattr(retention, "_append", full)
+    say("run", "agent")
+    capfd.readouterr()
+    assert main(["reap", "--evidence-older-than", "0s"]) == 1
+    told = capfd.readouterr()
+    assert told.out == "Nothing to reap.\n"  # what was reaped is told all the same
+    assert told.err == f"error: old evidence in {kept} can't be removed: No space left on device\n"
     assert say("reap", "--all", "--evidence-max-size", "1g")[0] == 2
     assert say("reap", "--dry-run", "--evidence-max-size", "1g")[0] == 2

@@ -14,7 +14,7 @@ from sandboxrun.cli import options as opt
 from sandboxrun.cli.changing import CleanStop, Telling
 from sandboxrun.cli.output import note, result, tell_all
 from sandboxrun.errors import Diagnostic, SandboxrunError, UsageError
-from sandboxrun.evidence.retention import Retention, prune
+from sandboxrun.evidence.retention import Pruned, Retention, prune
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle import reap as reaping
 from sandboxrun.lifecycle.reap import Homes, Reaper, Scope
@@ -111,33 +111,42 @@ def reap(
     stores = [store for store in (own, homes.store_elsewhere) if store is not None and prunes]
     if watch:
         metrics = Metrics(endpoint, metrics_file) if endpoint is not None or metrics_file is not None else None
-        return _watch(given, scope, homes, metrics, partial(_prune, stores, kept))
+        return _watch(given, scope, homes, metrics, partial(_tidy, stores, kept))
     with CleanStop() as stopping, opt.open_engine(given.host, given.parallelism) as engine, Telling(given) as telling:
         settings = opt.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
         stopping.begin()
         done = reaping.reap(engine, scope, homes=homes, settings=settings, dry_run=dry_run)
-    pruned = [prune(store, kept) for store in stores]
+    pruned, faults = _prune(stores, kept)
     if given.as_json:
-        result({**reap_plain(done), **({"pruned": [pruned_plain(one) for one in pruned]} if pruned else {})})
+        result({**reap_plain(done), **({"pruned": [pruned_plain(one) for _, one in pruned]} if pruned else {})})
     elif not given.quiet or done.reaped:
         result(reap_text(done))
-    for store, one in zip(stores, pruned, strict=True):
+    for store, one in pruned:
         note(pruned_text(one), quiet=given.quiet and not one.failed)
         tell_all(over_diagnostics(store, one))
-    tell_all(left_diagnostics(done))
-    return stopping.exit_code(1 if done.left or any(one.failed or one.selection.over for one in pruned) else 0)
+    tell_all((*faults, *left_diagnostics(done)))
+    bad = done.left or faults or any(one.failed or one.selection.over for _, one in pruned)
+    return stopping.exit_code(1 if bad else 0)
 
 
-def _prune(stores: Iterable[Store], kept: Retention) -> None:
-    """Remove old evidence, and tell what was removed or could not be: reaping goes on."""
+def _prune(stores: Iterable[Store], kept: Retention) -> tuple[list[tuple[Store, Pruned]], list[Diagnostic]]:
+    """Remove old evidence: what was removed, and why it could not be. What was reaped is told in any case."""
+    done, faults = list[tuple[Store, Pruned]](), list[Diagnostic]()
     for store in stores:
         try:
-            pruned = prune(store, kept)
+            done.append((store, prune(store, kept)))
         except SandboxrunError as error:
-            tell_all(error.diagnostics)
-        else:
-            note(pruned_text(pruned), quiet=not pruned.removed and not pruned.failed)
-            tell_all(over_diagnostics(store, pruned))
+            faults += error.diagnostics
+    return done, faults
+
+
+def _tidy(stores: Iterable[Store], kept: Retention) -> None:
+    """Remove old evidence, and tell what was removed or could not be: reaping goes on."""
+    pruned, faults = _prune(stores, kept)
+    for store, one in pruned:
+        note(pruned_text(one), quiet=not one.removed and not one.failed)
+        tell_all(over_diagnostics(store, one))
+    tell_all(faults)
 
 
 def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None, tidy: Callable[[], None]) -> int:
