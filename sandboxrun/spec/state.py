@@ -620,6 +620,11 @@ class History(Data):
     known: bool = True
     silent: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of its signals are known: a busy engine may have forgotten all but its end."""
+        return self.started and self.died
+
 
 _LOST = 255  # what an engine gives, at its start, to a container that it had left running and finds ended
 _HIGHEST_SIGNAL = 64
@@ -688,7 +693,7 @@ _FOR = {StoppedBy.IDLE: WAS_IDLE, StoppedBy.EXPIRED: PAST_TTL, StoppedBy.RUN_END
 def _engine_lost(state: Ended, stopped_by: StoppedBy, watched: bool, history: History) -> tuple[How, str | None] | None:
     """The end where the engine was away meanwhile, or may have been. An engine ends what it finds running when it
     starts, as an orderly stop of it does, and any code may come of that."""
-    if history.started and history.died:
+    if history.whole:
         return None  # one engine, which forgets everything when it stops, saw both
     code, began, started, finished = state.exit_code, history.began, state.started, state.finished
     same = began is not None and started is not None and started >= began
@@ -709,7 +714,7 @@ def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, hist
     """The end under an engine that was there all the time."""
     memory, signal = _MEMORY if oom else None, _signal_in(code)
     ours = _OURS.get(stopped_by) if stopped_by is not StoppedBy.ENGINE else None
-    if ours is not None and (history.signals or history.silent or not history.died):
+    if ours is not None and (history.signals or history.silent or not history.whole):
         return ours, _KILLED_BEFORE if oom else _FOR.get(stopped_by)
     if oom and code == 137 and signals.SIGKILL not in history.signals:
         return How.OOM, None

@@ -55,7 +55,7 @@ def histories(engine: Engine, ended: Mapping[str, State]) -> Mapping[str, Histor
     ends = {id: state.finished if isinstance(state, Ended) else None for id, state in ended.items()}
     events = _events(engine, ends, min(began_at))
     found = {id: history_of(events[id], silent=is_podman(engine.version(), {})) for id in ended}
-    if all(history.started and history.died for history in found.values()):
+    if all(history.whole for history in found.values()):
         return found  # one engine saw all of them from start to end: it was not restarted
     about: dict[str, Any] = {"outlives": True, "silent": True}
     if not is_podman(engine.version(), {}):
@@ -322,7 +322,7 @@ class ProjectEvents:
             self._lock.wait_for(lambda: self._lost is not None or id in self._codes, SOON)
             events = sorted((event for at, event in self._events.items() if at[0] == id), key=_nanoseconds)
         found = history_of(events)
-        return found if found.started and found.died and self._lost is None else None
+        return found if found.whole and self._lost is None else None
 
     def exit_code(self, id: str, timeout: float) -> int | None:
         """Of one that ends within `timeout` seconds, as the stream tells it."""

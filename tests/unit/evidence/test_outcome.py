@@ -126,10 +126,12 @@ KILLED, TIMEOUT, ENGINE = StoppedBy.KILLED, StoppedBy.TIMEOUT, StoppedBy.ENGINE
         # a stop that found it ended already
         (0, [START, DIE], {}, KILLED, How.EXITED),
         (143, [START, DIE], {}, TIMEOUT, How.FAILED),
-        (137, [DIE], {}, TIMEOUT, How.FAILED),
+        (137, [DIE], {}, StoppedBy.ITSELF, How.FAILED),
         (0, [START, sent("15"), DIE], {}, KILLED, How.KILLED),
         (0, [START, sent("15"), DIE], {}, TIMEOUT, How.TIMEOUT),
-        (137, [], {"began": BEGAN}, TIMEOUT, How.TIMEOUT),  # the engine has forgotten: the stop found it running
+        # the engine has forgotten: the stop found it running
+        (137, [], {"began": BEGAN}, TIMEOUT, How.TIMEOUT),
+        (143, [DIE], {"began": BEGAN}, KILLED, How.KILLED),
         # signals from others
         (0, [START, sent("15"), DIE], {}, StoppedBy.ITSELF, How.KILLED),
         (0, [START, sent("10"), DIE], {}, StoppedBy.ITSELF, How.EXITED),
