@@ -170,9 +170,9 @@ class ProjectReaper:
     """The reaping of one project. SandboxrunErrors are in its results.
 
     Afterwards: whether somebody else had its lock (`busy`), how many of its sandboxes are there by `states` (None where
-    not all were looked at), in how many seconds something is due that only the clock tells (`next_look`), the living
-    `owners` on this machine, and the ids of sandboxes whose lease has run out (`lapsed`): they are reaped by one who
-    was given them, if they still are.
+    not all were looked at), in how many seconds something is due that only the clock tells (`next_look`), the processes
+    that own any (`owners`), and the ids of sandboxes whose lease has run out (`lapsed`): they are reaped by one who was
+    given them, if they still are.
     """
 
     def __init__(
@@ -255,12 +255,12 @@ class ProjectReaper:
         """What a reaper that goes on has to know of what is there."""
         self.states = Counter(state_of(o) for o in snapshot.sandboxes)
         owners = {decode(o.owner or "") for o in snapshot.sandboxes if o.id in snapshot.owned}
-        self.owners = frozenset(owner for owner in owners if owner is not None and not owner.is_gone)
+        self.owners = frozenset(owner for owner in owners if owner is not None)
         self.lapsed = snapshot.lapsed & {o.id for o in snapshot.sandboxes}
         reasons = due(snapshot)
         waiting = (self._scope.ready(o) for o in snapshot.sandboxes if o.id in reasons)
         ahead = [at for at in (next_deadline(snapshot), *waiting) if at is not None and at > snapshot.taken]
-        joined = [_JOINED] if len(self.owners) < len(owners) else []
+        joined = [_JOINED] if any(owner is None or owner.is_gone for owner in owners) else []
         self.next_look = min((*joined, *((at - snapshot.taken).total_seconds() for at in ahead)), default=None)
 
     def _reap_due(self, snapshot: Snapshot, guard: Callable[[], None]) -> Snapshot:
@@ -560,6 +560,7 @@ class Reaper:
             self._lapsed[project] = {id: seen.get(id, now) for id in work.lapsed}
             again = min(self._doubt, again or self._doubt)
         self._tell_of(project, work, result, again)
+        self._owners -= {(owner, of) for owner, of in [*self._owners] if of == project and owner not in work.owners}
         for owner in work.owners:
             self._await_end(owner, project)
 
@@ -579,12 +580,12 @@ class Reaper:
                 self._next.setdefault(project, monotonic() + again)
 
     def _await_end(self, owner: Owner, project: str) -> None:
-        """The engine tells nothing when a process ends that owns a sandbox."""
+        """The engine tells nothing when a process ends that owns a sandbox. One that has ended since it was looked at
+        is told of at once, and once: what it left may be another's by now."""
         awaited = (owner, project)
 
         def wait() -> None:
             if owner.wait_until_gone():
-                self._owners.discard(awaited)
                 self._wake(project)
 
         if awaited not in self._owners and owner != this_process():

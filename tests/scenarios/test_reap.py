@@ -19,6 +19,7 @@ from sandboxrun.backend.fake import Fake, Killed, World
 from sandboxrun.backend.owner import Owner, this_process
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.store import Store
+from sandboxrun.lifecycle import reap as reaping
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Reaper, Scope, is_over, reap
 from sandboxrun.lifecycle.run import RunOptions, run
@@ -37,7 +38,7 @@ from sandboxrun.report.reap import (
 )
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
-from sandboxrun.spec.state import History, ObservedVolume
+from sandboxrun.spec.state import History, ObservedVolume, Snapshot
 from sandboxrun.threads import Aside, begin, together
 from tests.conftest import until
 from tests.scenarios.world import Job, new_world, read
@@ -564,6 +565,32 @@ def test_it_is_told_of_the_end_of_a_process_that_owns_a_sandbox(tmp_path: Path) 
         owner.wait()
 
 
+def test_the_owner_that_ends_while_its_project_is_looked_at_is_noticed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world()
+    job_on(world, tmp_path, {"agent": {}}).apply()
+    owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        (box,) = world.boxes.values()
+        box.job = Fake(world)
+        box.labels |= {labels.ONE_OFF: "1", labels.OWNER: _owner_of(owner.pid).encode()}
+        look_ahead = ProjectReaper._look_ahead
+
+        def ending(self: ProjectReaper, snapshot: Snapshot) -> None:
+            owner.kill()
+            owner.wait()
+            look_ahead(self, snapshot)
+
+        monkeypatch.setattr(ProjectReaper, "_look_ahead", ending)
+        monkeypatch.setattr(reaping, "_JOINED", 3600.0)
+        with Watching(world) as watching:
+            watching.until(lambda: watching.reaped == {"agent": Reason.ORPHANED})
+    finally:
+        owner.kill()
+        owner.wait()
+
+
 def _owner_of(pid: int) -> Owner:
     started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     return structs.replace(this_process(), pid=pid, started=started)
@@ -758,7 +785,7 @@ def test_who_waits_too_keeps_what_a_killed_one_made(tmp_path: Path) -> None:
     left.labels[labels.OWNER] = structs.replace(this_process(), started=1).encode()
     work = ProjectReaper(Fake(world), first.profile.names, Scope(), Homes(), ApplySettings())
     assert reaped(work.reap()) == {} and len(world.boxes) == 1
-    assert not work.owners and work.next_look is not None  # nothing tells of the other one's end
+    assert all(owner.is_gone for owner in work.owners) and work.next_look is not None
     killed(second)
     assert reaped(reap(Fake(world), Scope())) == {"agent": Reason.ORPHANED} and empty(world)
 
