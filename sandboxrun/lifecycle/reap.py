@@ -435,7 +435,7 @@ class Reaper:
         doubt: float = DOUBT,
         tidy: Callable[[], None] = lambda: None,
     ) -> None:
-        self._tidy, self._untidy = tidy, False
+        self._tidy, self._untidy, self._unswept = tidy, False, False
         self._doubt = doubt
         self._engine, self._scope, self._homes, self._tell = engine, scope, homes, tell
         self._settings, self._patience = structs.replace(settings, lock_wait=0.0), settings.lock_wait
@@ -525,7 +525,10 @@ class Reaper:
 
     def _look_at_all(self) -> None:
         there = {found.names.project for found in self._engine.projects(self._scope.project)}
-        self._tell(ProjectLooked(project="", result=_sweep_leases(self._engine), states=None))
+        swept = _sweep_leases(self._engine)
+        if swept.left or self._unswept:
+            self._tell(ProjectLooked(project="", result=swept, states=None))
+        self._unswept = bool(swept.left)
         self._engine.collect(no_store(), thorough=True)
         with self._changed:
             self._next = dict.fromkeys({*self._next, *there}, 0.0)
@@ -549,6 +552,8 @@ class Reaper:
     def _look_at_whole(self, project: str) -> None:
         found = self._engine.projects(project)
         if not found:  # nothing of it is there any more
+            with self._changed:
+                self._known.discard(project)
             self._tell(ProjectLooked(project=project, result=Result(), states={}))
             return
         now, seen = monotonic(), self._lapsed.pop(project, {})

@@ -498,6 +498,24 @@ def test_a_watching_reaper_looks_at_nothing_else_when_one_ends(tmp_path: Path) -
     assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"]
 
 
+def test_a_watching_reaper_may_be_told_of_ends_in_a_project_that_was_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made them removed the first one before the reaper could look."""
+    world = new_world()
+    job_on(world, tmp_path, {name: {"command": ["sh", "-c", "sleep 1000"]} for name in ("one", "two")}).apply()
+    one, two = world.boxes.values()
+    projects = Fake.projects
+    monkeypatch.setattr(Fake, "projects", lambda self, only=None: ())
+    with Watching(world) as watching:
+        before = len(watching.told)
+        one.send(9)
+        watching.until(lambda: len(watching.told) > before)
+        monkeypatch.setattr(Fake, "projects", projects)
+        two.send(9)
+        watching.until(lambda: len(watching.reaped) == 2)
+
+
 def test_a_watching_reaper_leaves_what_a_living_run_collects(tmp_path: Path) -> None:
     world = new_world()
     job = job_on(world, tmp_path, {"agent": {"command": ["sh", "-c", "sleep 1000"]}, "other": QUICK})
@@ -602,9 +620,9 @@ def test_a_project_that_somebody_works_in_is_left_until_that_is_done(tmp_path: P
     job.apply()
     ended(world)
     with job.backend.lock("tale", wait=1), Watching(world) as watching:
-        watching.until(lambda: any(isinstance(told, ProjectLooked) and told.project for told in watching.told))
+        watching.until(lambda: any(isinstance(told, ProjectLooked) for told in watching.told))
         assert watching.reaped == {} and len(world.boxes) == 1
-    looks = [told for told in watching.told if isinstance(told, ProjectLooked) and told.project]
+    looks = [told for told in watching.told if isinstance(told, ProjectLooked)]
     assert not any(told.result.left for told in looks) and looks[0].states == {"ended": 1}
 
 
