@@ -476,6 +476,8 @@ class Reaper:
 
     def _follow(self, news: News) -> None:
         for one in news:
+            if self._scope.project not in (None, one.project):
+                continue
             to_reap = one.action == "die" and labels.ROLE not in one.labels and is_over(one.labels)
             with self._changed:
                 if one.action == "start":
@@ -535,8 +537,6 @@ class Reaper:
         self._untidy = True
 
     def _look_at(self, project: str) -> None:
-        if self._scope.project not in (None, project):
-            return
         with self._changed:
             ended, at_once = self._ended.pop(project, {}), project in self._known and self._scope.whole
             if ended and at_once:
@@ -554,6 +554,7 @@ class Reaper:
         if not found:  # nothing of it is there any more
             with self._changed:
                 self._known.discard(project)
+            self._names.pop(project, None)
             self._tell(ProjectLooked(project=project, result=Result(), states={}))
             return
         now, seen = monotonic(), self._lapsed.pop(project, {})

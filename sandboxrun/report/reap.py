@@ -239,8 +239,10 @@ class Metrics:
                 self._connected.set(0)
                 self._lost.inc()
             case ProjectLooked(project=project, result=result, states=states):
-                if states is not None:
+                if states:
                     self._sandboxes[project] = states
+                elif states is not None:
+                    self._sandboxes.pop(project, None)
                 for state in _STATES:
                     self._there.labels(state).set(sum(one.get(state, 0) for one in self._sandboxes.values()))
                 for reaped in result.reaped:
