@@ -381,13 +381,26 @@ def _report_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
     path = context.command_path if context is not None else "sandboxrun"
     message = error.format_message()
     help = None
+    known = [name for param in context.command.get_params(context) for name in param.opts] if context else []
     if isinstance(error, click.NoSuchOption) and context is not None:
         message = f"no such option {error.option_name}"
-        known = [name for option in context.command.get_params(context) for name in option.opts]
         help = _advice(error.option_name, context.info_name or "", known, arguments)
+        if context.parent is None:
+            help = _after_its_command(error.option_name, context, arguments) or help
+    elif "unexpected extra argument" in message and "--target" in known:
+        help = "name a sandbox with --target NAME"
     message = (message[:1].lower() + message[1:]).rstrip(".").replace("\n", " ")
     _tell(Diagnostic(message=message, help=help or f"see `{path} --help`"))
     return error.exit_code
+
+
+def _after_its_command(option: str, context: click.Context, arguments: Sequence[str]) -> str | None:
+    """Where to write an option of a command that was given before it, as Compose has `-f`."""
+    group, name = context.command, next((word for word in arguments if word in COMMANDS), "")
+    command = group.get_command(context, name) if isinstance(group, click.Group) else None
+    if command is None or all(option not in param.opts for param in command.params):
+        return None
+    return f"write it after the command: sandboxrun {name} {option}"
 
 
 def _advice(option: str, command: str, known: list[str], arguments: Sequence[str]) -> str | None:
@@ -396,7 +409,7 @@ def _advice(option: str, command: str, known: list[str], arguments: Sequence[str
 
     for word in arguments:  # -target=a is read as -t
         long = f"-{word.partition('=')[0]}"
-        if word.startswith(option) and not word.startswith("--") and len(word) > len(option):
+        if option[1:] in word and word[:1] == "-" != word[1:2] and len(word) > len(option):
             if long in known:
                 return f"write {long}: a long option has two dashes"
             option = long if long in OPTIONS_ELSEWHERE else option

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from msgspec import structs
 
-from sandboxrun.errors import UsageError, quoted
+from sandboxrun.errors import UsageError, did_you_mean, quoted
 from sandboxrun.spec.names import PROFILES
 from sandboxrun.spec.names import PROJECT as PROJECT_NAME
 
@@ -215,6 +215,24 @@ PROJECT = (*PROFILE, evidence, host)
 SPOKEN = (quiet, verbose)
 
 
+class Subcommands(click.Group):
+    """A command with commands of its own; without one of them it prints its help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click reads them."""
+        return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that `args` begins with. Raises UsageError for one there is not."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            path = ctx.command_path
+            help = did_you_mean(args[0], self.commands) or f"`{path} --help` lists the commands"
+            raise UsageError(f'there is no command "{path.partition(" ")[2]} {args[0]}"', help=help)
+        return super().resolve_command(ctx, args)
+
+
 class WithCommand(click.Command):
     """A command whose arguments may be followed by `-- COMMAND...`, passed as `command` (None: nothing followed)."""
 
@@ -236,6 +254,9 @@ class WithCommand(click.Command):
 # -- From options to what commands work on
 
 
+_STREAM = r"-|/dev/stdin|/dev/fd/\d+|/proc/[^/]+/fd/\d+"
+
+
 def default_files() -> tuple[Path, ...]:
     """The profile in the current directory, if there is one."""
     found = [Path(name) for name in PROFILES if os.path.lexists(name)]
@@ -252,6 +273,12 @@ def profile_files(given: Given) -> tuple[Path, ...]:
             f"there is no profile here: neither sandbox.yaml nor sandbox.yml is in {os.getcwd()}",
             help="create one with `sandboxrun init`, or pass one with --file",
         )
+    for file in files:
+        if re.fullmatch(_STREAM, os.path.normpath(file)):
+            raise UsageError(
+                f"a profile can't be read from a stream: {file}",
+                help="write it to a file in the project's directory: relative paths start there",
+            )
     return files
 
 

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from sandboxrun.backend.errors import EngineUnreachable, NotFound
 from sandboxrun.data import Data, json_as
-from sandboxrun.errors import printable
+from sandboxrun.errors import amount, printable
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
 from sandboxrun.evidence.folder import RunFolder, Writer, chunks_of
@@ -216,7 +216,7 @@ def _written(
     elif reason is None and any(log.full or log.cut for log in logs.values()):
         reason = f"longer than {source.limits.log_bytes} bytes; what came after is not kept"
     elif reason is None and added:
-        reason = f"{_UNLOGGED}: {added} bytes are from the copy made while it ran, which may lack the end"
+        reason = f"{_UNLOGGED}: the copy made while it ran had {amount(added, 'byte')} more, and may lack the end"
     elif reason is None and max(lost.values(), default=0) > 0:
         reason = f"{sum(max(0, n) for n in lost.values())} bytes of what it wrote are missing; only the rest was kept"
     return _lost("logs", reason) if reason else Part()
@@ -290,6 +290,9 @@ def artifacts(source: CaptureSource, paths: Iterable[str]) -> Part:
             done = done.joined(_exported(source, path, name, "artifacts", source.limits.artifacts))
         except EngineUnreachable:
             raise
+        except NotFound:  # the path, or the container: then this raises
+            source.engine.state(source.container_id)
+            done = done.joined(_lost(name, "it does not exist"))
         except Exception as error:
             if disk_full(error):
                 raise

@@ -312,6 +312,9 @@ class Store(Data):
         try:
             with self.state(STAGING, create=True), self.open_root(create=True) as root:
                 read(root)
+                root.scratch().close()  # it may be there, and closed to this user, or read-only
+                if root.kind(NAME):
+                    root.append(NAME).close()
         except OSError as error:
             what = f"evidence can't be kept in {self.path}: {error.strerror or error}"
             help = "make it writable, or keep evidence elsewhere"

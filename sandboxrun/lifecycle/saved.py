@@ -178,7 +178,8 @@ def write_saved(
                 raise OSError(errno.EINVAL, "it exists and is not a regular file")
             folder.write(path.name, json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n")
     except OSError as error:
-        raise PlanError(f"{path} cannot be written: {reason(error)}", help="name a new file") from error
+        help = "name a new file in a directory that you can write to"
+        raise PlanError(f"{path} cannot be written: {reason(error)}", help=help) from error
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
@@ -214,7 +215,8 @@ def read_saved(path: Path) -> SavedPlan:
     try:
         body = json.loads(read_regular(path, LARGEST).decode("utf-8"))
     except OSError as error:
-        raise PlanError(f"{path} cannot be read: {reason(error)}") from error
+        help = "make one with `sandboxrun plan --out FILE`" if isinstance(error, FileNotFoundError) else None
+        raise PlanError(f"the saved plan {path} cannot be read: {reason(error)}", help=help) from error
     except (ValueError, RecursionError) as error:
         said = getattr(error, "msg", "") or "not JSON"
         raise PlanError(f"{path} is damaged or not a saved plan: {said}", help="make a new plan") from error

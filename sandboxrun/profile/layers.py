@@ -201,6 +201,8 @@ class Bases:
                     help = did_you_mean(name, known) or f"shipped are: {', '.join(known)}"
                     if name in document.sandboxes:
                         help = f"for a sandbox of this file write extends: {{sandbox: {name}}}"
+                    elif name.endswith((".yaml", ".yml")):
+                        help = f"for a sandbox of another file write extends: {{file: {name}, sandbox: …}}"
                     self.problems.add(f'there is no built-in base "{name}"', span, help)
                     return None
                 path = known[name]

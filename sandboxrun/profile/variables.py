@@ -472,7 +472,7 @@ def resolve_values(
             continue
         known = f"declared are: {', '.join(declared)}" if declared else "the profile declares none"
         help = did_you_mean(given.name, declared) or known
-        problems.add(f'{given.giver} gives "{given.name}", which is not declared', given.span, help)
+        problems.add(f'{given.giver} sets "{given.name}", which is not declared', given.span, help)
     for name, variable in declared.items():
         if name not in found:
             purpose = f" ({variable.description})" if variable.description else ""
@@ -521,7 +521,7 @@ def _given_values(
         if equals and name:
             yield _Given(name, text, f"{name}=…", "the value")
         else:
-            problems.add(f'"{option}" is not NAME=value', None, "write NAME=value", option="--var NAME=value")
+            problems.add(f'"{option}" is not NAME=value', None, "pass a name and a value", option="--var NAME=value")
     for name, value in inputs.values.items():
         yield _Given(name, node_of(value), "the caller", "the value")
 

@@ -393,7 +393,7 @@ def finished(resource: Resource, now: float) -> str:
 
 def undone(what: str) -> str:
     """What happened to what an apply had made and could not finish."""
-    return one_line(f"{what} again" if what.endswith("removed") else what)
+    return one_line(f"{what.removesuffix('removed')}rolled back" if what.endswith("removed") else what)
 
 
 def running(alive: Alive, hide: Callable[[str], str] = str) -> str:

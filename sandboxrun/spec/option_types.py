@@ -610,6 +610,9 @@ class EgressOption(OptionType):
                 return refuse(problems, node, expected, "write {allow: […]}")
             case Scalar(value=bool() as reaches):
                 return refuse(problems, node, expected, f"write {OPEN if reaches else NONE}")
+            case Scalar(value=str() as text) if text not in (NONE, OPEN):
+                listed = did_you_mean(text, (NONE, OPEN)) or 'write {allow: ["api.example.com:443"]} for a host'
+                return refuse(problems, node, expected, listed)
         return Short(record=self.record, read=_read, expected=expected).parse(node, problems)
 
     def schema(self) -> Schema:

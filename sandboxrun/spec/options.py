@@ -421,7 +421,13 @@ class PlaceOptions(SecurityOptions):
         merge="append",
     )
     network_mode: str = option(
-        Choice(values=("bridge", "none")),
+        Choice(
+            values=("bridge", "none"),
+            refused={
+                "host": "a sandbox never has the host's network; set egress: for what it may reach",
+                "default": "leave it out, or write bridge",
+            },
+        ),
         default="bridge",
         description="bridge: a network of its own, never the engine's shared one; none: no network at all.",
         example="none",

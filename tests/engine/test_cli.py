@@ -138,6 +138,8 @@ def test_apply_asks_and_without_a_terminal_changes_nothing(
 
 def test_the_whole_way(profile: Path, cli: Cli, destroyed: None) -> None:
     """apply, ps, logs, wait, another apply, destroy."""
+    never = cli("logs", "good", "bad")
+    assert (never.code, never.out, never.err) == (0, "", "bad, good: no container, and no evidence of a run\n")
     applied = cli("apply", "-y")
     assert (applied.code, applied.out.splitlines()[-1]) == (0, "Done: 5 added, 0 changed, 0 destroyed.")
     assert sorted(line.partition(":")[0] for line in applied.err.splitlines()) == [

@@ -122,6 +122,7 @@ def test_a_run_that_fails(engine: Engine, store: Store, make: Make, request_of: 
     assert inspect["Id"] == container and {"TOKEN=***", "PIN=***"} <= set(inspect["Config"]["Env"])
     assert [missing.part for missing in index.missing] == ["usage", "artifact /nothing"]
     assert index.missing[0].reason == "no samples: it ended before sandboxrun attached"
+    assert index.missing[1].reason == "it does not exist"
     assert index.digests.image.startswith("sha256:") and index.engine["version"]
     assert index.ran_seconds is not None and index.started_at is not None and index.usage is None
     again = capture(engine, container, request, store)

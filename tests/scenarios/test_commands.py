@@ -44,6 +44,28 @@ def test_a_run_prints_the_output_and_exits_with_the_agents_code(say: Say, world:
     assert world.boxes == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (("echo", "hi"), "for a command write: sandboxrun run -- echo hi"),
+        (("agent", "ls", "/"), "for a command write: sandboxrun run agent -- ls /"),
+        (("agnt",), 'did you mean "agent"?'),
+    ],
+)
+def test_words_of_a_command_without_its_dashes(
+    in_process: Callable[..., Ran], say: Say, world: World, words: tuple[str, ...], advice: str
+) -> None:
+    ran = in_process("run", *words)
+    wrong = next(word for word in words if word != "agent")
+    assert (ran.code, ran.err) == (125, f'error: there is no sandbox "{wrong}"\n  help: {advice}\n')
+    assert world.boxes == {}
+
+
+def test_an_artifact_that_is_not_there_is_missing(in_process: Callable[..., Ran], say: Say, here: Path) -> None:
+    (here / "sandbox.yaml").write_text(PROFILE.replace("network_mode", "evidence: {artifacts: [/r]}, network_mode"))
+    assert "artifact /r (it does not exist)" in in_process("run").err
+
+
 @pytest.mark.parametrize("command", [("plan",), ("run",), ("apply", "-y"), ("apply", "-y", "--wait")])
 def test_who_joins_a_network_without_a_gateway_is_warned(
     command: tuple[str, ...], in_process: Callable[..., Ran], here: Path

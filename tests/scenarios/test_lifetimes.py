@@ -403,7 +403,7 @@ def test_a_reaper_keeps_what_is_to_be_kept_and_reaps_it_when_its_time_is_over(ta
         (
             b"one\ntwo\nthree\n",
             b"one\ntwo\nthree\n",
-            "6 bytes are from the copy made while it ran, which may lack the end",
+            "the copy made while it ran had 6 bytes more, and may lack the end",
         ),
         (b"one\n", b"one\ntwo\n", None),
         (b"one\ntwo\n", b"one\ntwo\n", None),

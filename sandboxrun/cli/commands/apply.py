@@ -50,6 +50,8 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
         raise UsageError(
             "--refresh-only changes nothing: it cannot be combined with --replace, --rerun, --wait or --verify"
         )
+    if planfile is not None and planfile.suffix in (".yaml", ".yml"):
+        raise UsageError(f"{planfile} is a profile, not a saved plan", help=f"write --file {planfile}")
     chosen = opt.choices(given)
     import_ahead()
     if planfile is None:

@@ -204,7 +204,7 @@ def advice(endpoint: Endpoint) -> list[str]:
     ]
 
 
-@click.group()
+@click.group(cls=opt.Subcommands)
 def gateway() -> None:
     """Build the image of the gateways through which sandboxes reach the network."""
 

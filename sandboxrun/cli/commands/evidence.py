@@ -30,7 +30,7 @@ from sandboxrun.report.stored import (
 _UNCHECKED = 3  # exit code: nothing differs, but seals could not be checked
 
 
-@click.group()
+@click.group(cls=opt.Subcommands)
 def evidence() -> None:
     """Check, show, keep and remove the evidence of runs. Needs no engine and no profile."""
 

@@ -17,15 +17,15 @@ SCHEMA = ".sandboxrun/sandbox.schema.json"
 TEXT = """\
 # yaml-language-server: $schema=%(schema)s
 #
-# What each sandbox of this project is and may do. What is not named here is closed: no capability, no write to the
-# root filesystem, no swap, bounded memory, CPU, processes and output. The network alone is open to every public host
-# where egress does not say otherwise.
+# What each sandbox of this project is and may do. What is not opened here is closed: no capabilities, a read-only root,
+# no swap, bounded memory, CPU, processes and output. Only the network is open, to every public host, unless egress says
+# otherwise.
 #
 #   sandboxrun plan              what apply would do, and why
 #   sandboxrun apply --wait      do it, wait for the end, exit with the agent's own code
 #   sandboxrun run agent         the same for one sandbox, its output on the terminal, nothing left behind
-#   sandboxrun explain OPTION    all about an option
-#   sandboxrun render --defaults every option that holds, and where its value came from
+#   sandboxrun explain OPTION    an option's documentation
+#   sandboxrun render --defaults every effective option, and where its value comes from
 
 name: %(name)s
 
@@ -45,7 +45,7 @@ sandboxes:
     # One sandbox for each item, if you want several:
     # for_each: [lint, tests]          # then {{ each }} is the item
 
-    # The agent works on a copy; what it changes comes back as a patch among the evidence. rw and ro give it the
+    # The agent works on a copy; what it changes is saved as a patch in the evidence. rw and ro mount the
     # directory itself.
     workspace: {source: ., target: /workspace, access: copy}
 
@@ -107,8 +107,8 @@ def init(given: Given, file: Path, image: str) -> None:
         except OSError as error:
             message = f"{SCHEMA} cannot be written: {reason(error)}"
             raise SandboxrunError(Diagnostic(message=message, help="remove what is in its place")) from error
-    result(f"{file} is written")
-    note("next: `sandboxrun plan` shows what it comes to, `sandboxrun run` runs it", quiet=given.quiet)
+    result(f"created {file}")
+    note("next: `sandboxrun plan` shows what would be created, `sandboxrun run` runs it", quiet=given.quiet)
 
 
 def project_name(directory: Path) -> str:

@@ -71,6 +71,10 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
         live = {label: o for label, o in live.items() if not names or matches(o.address, names)}
         shown = {o.address for o in live.values()}
         old = {a: e for a, e in kept.items() if a not in shown and (not names or matches(a, names))}
+        silent = [s.address for s in profile.sandboxes if s.address not in shown | old.keys()]
+        silent = [address for address in silent if not names or matches(address, names)]
+        if silent and (names or not (live or old)):
+            note(f"{', '.join(silent)}: no container, and no evidence of a run", quiet=given.quiet)
         lines = Lines([*live, *old], raw=raw, sensitive=profile.sensitive)
         for entry in old.values():
             note(f"{entry.sandbox} {why}; this is from its evidence, {entry.folder}", quiet=given.quiet)

@@ -15,7 +15,7 @@ from sandboxrun.cli import options as opt
 from sandboxrun.cli.changing import Forwarding
 from sandboxrun.cli.lines import Lines
 from sandboxrun.cli.output import note, result, tell_all
-from sandboxrun.errors import UsageError, did_you_mean
+from sandboxrun.errors import UsageError, did_you_mean, quoted
 
 if TYPE_CHECKING:
     from sandboxrun.lifecycle.run import RunFailed
@@ -163,6 +163,8 @@ def run_choice(
     """The sandboxes to run. Raises UsageError for names there are not, and for choices that make no sense."""
     from sandboxrun.plan.planner import select
 
+    if command is None:
+        _check_for_command(profile, names)
     chosen = select(profile, names)
     if not chosen:
         raise UsageError("the profile declares no sandbox that could run", help="look at its when: and for_each:")
@@ -176,3 +178,13 @@ def run_choice(
     if interactive and not sys.stdin.isatty():
         raise UsageError("--interactive needs a terminal as standard input", help="leave it out in a pipeline")
     return chosen
+
+
+def _check_for_command(profile: Profile, names: tuple[str, ...]) -> None:
+    """Raise UsageError for what looks like `docker run`'s words: a command without its dashes."""
+    declared = {word for one in profile.sandboxes for word in (one.address, one.sandbox)}
+    known = [name for name in names if name in declared]
+    rest = names[len(known) :]
+    if len(names) > 1 and rest and tuple(known) == names[: len(known)]:
+        words = " ".join([*known, "--", *rest])
+        raise UsageError(f"there is no sandbox {quoted(rest[0])}", help=f"for a command write: sandboxrun run {words}")

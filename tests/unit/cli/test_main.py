@@ -47,6 +47,12 @@ def test_the_short_answers_import_none_of_what_is_heavy(option: str) -> None:
     assert ran.stdout.splitlines()[-1] == "[] []"
 
 
+@pytest.mark.parametrize("group", ["evidence", "gateway"])
+def test_a_group_without_a_command_prints_its_help(group: str) -> None:
+    bare, asked = CliRunner().invoke(root(), [group]), CliRunner().invoke(root(), [group, "--help"])
+    assert (bare.exit_code, bare.output) == (0, asked.output) and "Commands:" in bare.output
+
+
 def test_every_command_can_be_imported_and_has_help() -> None:
     group = root()
     context = click.Context(group, info_name="sandboxrun")
@@ -79,6 +85,22 @@ def test_every_command_can_be_imported_and_has_help() -> None:
         (["apply", "--force-recreate"], 2, "error: no such option --force-recreate\n  help: use --replace SANDBOX\n"),
         (["run", "--detach"], 125, f"error: no such option --detach\n  help: {OPTIONS_ELSEWHERE['--detach']}\n"),
         (["plan", "-target=a"], 2, "error: no such option -t\n  help: write --target: a long option has two dashes\n"),
+        (["plan", "-var-file=a"], 2,
+         "error: no such option -a\n  help: write --var-file: a long option has two dashes\n"),
+        (["plan", "-var", "a=b"], 2, "error: no such option -a\n  help: write --var: a long option has two dashes\n"),
+        (["-f", "a.yaml", "plan"], 2,
+         "error: no such option -f\n  help: write it after the command: sandboxrun plan -f\n"),
+        (["-f", "a.yaml", "explain"], 2, "error: no such option -f\n  help: see `sandboxrun --help`\n"),
+        (["destroy", "a"], 2, "error: got unexpected extra argument (a)\n  help: name a sandbox with --target NAME\n"),
+        (["apply", "sandbox.yaml"], 2,
+         "error: sandbox.yaml is a profile, not a saved plan\n  help: write --file sandbox.yaml\n"),
+        (["evidence", "lst"], 2,
+         "error: there is no command \"evidence lst\"\n  help: `sandboxrun evidence --help` lists the commands\n"),
+        (["gateway", "biuld"], 2, 'error: there is no command "gateway biuld"\n  help: did you mean "build"?\n'),
+        *((["validate", "--file", stream], 2,
+           f"error: a profile can't be read from a stream: {stream}\n"
+           "  help: write it to a file in the project's directory: relative paths start there\n")
+          for stream in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")),
         (["--bog"], 2, "error: no such option --bog\n  help: see `sandboxrun --help`\n"),
         (["plan", "--tarrget", "a"], 2, 'error: no such option --tarrget\n  help: did you mean "--target"?\n'),
         (

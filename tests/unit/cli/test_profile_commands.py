@@ -48,8 +48,8 @@ def test_init_writes_a_profile_that_is_valid_and_its_schema(say: Say, here: Path
     said = say("init")
     assert (said.code, said.out, said.err) == (
         0,
-        "sandbox.yaml is written\n",
-        "next: `sandboxrun plan` shows what it comes to, `sandboxrun run` runs it\n",
+        "created sandbox.yaml\n",
+        "next: `sandboxrun plan` shows what would be created, `sandboxrun run` runs it\n",
     )
     text = (here / "sandbox.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=.sandboxrun/sandbox.schema.json\n")

@@ -357,3 +357,13 @@ def test_a_place_that_cannot_be_kept_in_is_told_before_anything_runs(tmp_path: P
     (tmp_path / "bad/file").touch()
     with pytest.raises(EvidenceError):
         Store(project_directory=tmp_path / "bad", root=Path("file/below")).check()
+    (tmp_path / "good/.sandboxrun/evidence/chain.jsonl").mkdir()
+    with pytest.raises(EvidenceError, match=r"chain.jsonl is not a regular file"):
+        Store(project_directory=tmp_path / "good").check()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a directory that nobody can write to, root included")
+def test_a_directory_that_is_there_and_read_only_is_told_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError, match="evidence can't be kept in /proc/") as error:
+        Store(project_directory=tmp_path, root=Path(f"/proc/{os.getpid()}")).check()
+    assert error.value.diagnostics[0].option == "--evidence DIR"

@@ -154,10 +154,10 @@ def test_faults_of_values(tmp_path: Path) -> None:
     block = {"a": {"type": "string"}, "b": {"type": "integer"}, "c": {"type": "string"}}
     assert faults(block, var_files=(path,), vars=("b=x", "odd", "q=1"), values={"z": 1}) == [
         "expected a string, found a list",
-        'this file gives "other", which is not declared',
+        'this file sets "other", which is not declared',
         '"odd" is not NAME=value',
-        'q=… gives "q", which is not declared',
-        'the caller gives "z", which is not declared',
+        'q=… sets "q", which is not declared',
+        'the caller sets "z", which is not declared',
         'the value for "b": expected an integer, found "x"',
         'the variable "c" has no value',
     ]

@@ -175,7 +175,7 @@ def test_an_apply_that_is_stopped_says_what_was_not_come_to() -> None:
 
     assert lines_of(LineProgress, act) == [
         "network default: created (0.0s)",
-        "lint: removed again",
+        "lint: rolled back",
         "lint: evidence saved; not finished",
         'agent["a"]: not begun',
     ]
