@@ -397,6 +397,8 @@ def longest_spelling(sensitive: frozenset[str]) -> int:
 def redact(text: str, sensitive: Iterable[str]) -> str:
     """A text with the sensitive ones in it masked, the rest left readable."""
     known = frozenset(sensitive)
+    if not known:
+        return text
     if text and text in known:
         return MASK
     pattern = _pattern(known)

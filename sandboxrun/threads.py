@@ -1,23 +1,18 @@
 """Threads: one whose failure is never lost, and the same call for many objects on a few.
 
-Owns the threads. Written with plain ones: importing concurrent.futures costs more than a hundred inspects, and its
-pools make who comes last wait for a call that hangs.
+Owns the threads. Written with plain ones: importing concurrent.futures costs more than a hundred inspects.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from contextvars import Context, copy_context
-from functools import partial
+from contextvars import copy_context
 from time import monotonic
 from typing import Generic, Self, TypeVar
 
 _SLICE = 0.2  # seconds of waiting, so that signal handlers run in between
-_IDLE = 32  # threads that are kept for the next calls
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -40,92 +35,35 @@ def begin(work: Callable[[], object], *, name: str, failed: Callable[[BaseExcept
     return thread
 
 
-class _Idle:
-    """A thread that waits for its next call: starting one takes as long as many a call."""
-
-    def __init__(self) -> None:
-        self._given = threading.Lock()
-        self._given.acquire()
-        self._work: Callable[[], object] = int
-
-    def give(self, work: Callable[[], object]) -> None:
-        """What it does next."""
-        self._work = work
-        self._given.release()
-
-    def run(self) -> None:
-        """Begun by a call, it waits for others as long as there are not too many that do."""
-        self._given.acquire()
-        while True:
-            self._work()
-            self._work = int  # a thread that waits holds nothing of its last call
-            if len(_idle) >= _IDLE:
-                return
-            _idle.append(self)
-            self._given.acquire()
-
-
-_idle: list[_Idle] = []
-os.register_at_fork(after_in_child=_idle.clear)  # a new process has none of the threads
-
-
-def _set_aside(work: Callable[[], object], name: str) -> None:
-    """Have `work`, which must not raise, done by a thread that does nothing else, begun for it or idle until now."""
-    context = copy_context()
-
-    def named() -> None:
-        threading.current_thread().name = name
-        context.run(work)
-
-    try:
-        thread = _idle.pop()
-    except IndexError:
-        thread = _Idle()
-        Context().run(partial(begin, thread.run, name=name, failed=lambda error: None))  # it outlives the call
-    thread.give(named)
-
-
 class Aside(Generic[B]):
     """A call in a thread of its own, which begins at once. As a context, its end is waited for."""
 
     def __init__(self, call: Callable[[], B], *, name: str) -> None:
         self._results: list[B] = []
         self._failures: list[BaseException] = []
-        self._running = threading.Lock()
-        self._running.acquire()
-        self.alive = True  # whether it is still under way
+        self._thread = begin(lambda: self._results.append(call()), name=name, failed=self._failures.append)
 
-        def work() -> None:
-            try:
-                self._results.append(call())
-            except BaseException as error:
-                self._failures.append(error)
-            finally:
-                self.alive = False
-                self._running.release()
-
-        _set_aside(work, name)
+    @property
+    def alive(self) -> bool:
+        """Whether it is still under way."""
+        return self._thread.is_alive()
 
     def result(self, until: float = math.inf) -> B:
         """What the call gave, or raises what it raised; TimeoutError after `until` (a `time.monotonic` value)."""
         while self.alive and (left := until - monotonic()) > 0:
-            self._wait(min(left, _SLICE))
+            self._thread.join(min(left, _SLICE))
         if self._failures:
             raise self._failures[0]
         if not self._results:
             raise TimeoutError("not done in time")
         return self._results[0]
 
-    def _wait(self, seconds: float) -> None:
-        if self._running.acquire(timeout=seconds):
-            self._running.release()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         while self.alive:
-            self._wait(_SLICE)
+            self._thread.join(_SLICE)
 
 
 def together(call: Callable[[A], B], items: Sequence[A], *, workers: int) -> tuple[B, ...]:
@@ -143,14 +81,11 @@ def together(call: Callable[[A], B], items: Sequence[A], *, workers: int) -> tup
                 number = next(numbers, None)
             if number is None:
                 return
-            try:
-                results[number] = call(items[number])
-            except BaseException as error:
-                failures.append(error)
+            results[number] = call(items[number])
 
-    with ExitStack() as waiting:
-        for _ in range(min(workers, len(items))):
-            waiting.enter_context(Aside(work, name="together"))
+    threads = [begin(work, name="together", failed=failures.append) for _ in range(min(workers, len(items)))]
+    for thread in threads:
+        thread.join()
     if failures:
         raise failures[0]
     return tuple(results[number] for number in range(len(items)))

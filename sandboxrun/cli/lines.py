@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sandboxrun.backend.base import Terminal
     from sandboxrun.backend.docker.client import Exec
 
+_PLAIN = bytes(range(ord(" "), 0x7F)) + b"\n\t"  # what is shown as it is, of ASCII
 _BLANKS = {ord("\n"): None, ord("\t"): None}
 LONGEST = 1 << 20  # bytes of a line that are looked at as one: a longer one is written in parts
 
@@ -68,7 +69,7 @@ class Lines:
         self._in_a_job = os.environ.get("GITHUB_ACTIONS") == "true"  # whose log obeys lines such as ::add-path::
         self._width = max(map(len, addresses), default=0)
         self._colours = {address: colour_of(n) for n, address in enumerate(addresses)}
-        self._begun: dict[tuple[str, int], bytes] = {}
+        self._begun: dict[tuple[str, int], bytearray] = {}
         self._inside: set[tuple[str, int]] = set()  # whose line was begun, and written up to `_begun`
         self._kept_back = max(4, longest_spelling(sensitive))
         self._lock = threading.Lock()
@@ -94,16 +95,19 @@ class Lines:
             if not self._prefixed and (self._raw or not readable):  # as they come, without a look at the lines in them
                 self._put(stream, data)
                 return
-            whole = self._begun.pop((address, stream), b"") + data
-            lines, end, rest = whole.rpartition(b"\n")
-            if end and self._is_plain(address, stream, lines):
-                self._put(stream, lines + end)
-            elif end:
-                self._put(stream, b"".join(self._form(address, stream, line, end) for line in lines.split(end)))
-            if len(rest) > LONGEST:
-                rest = self._write_begun(address, stream, rest)
-            if rest:
-                self._begun[address, stream] = rest
+            begun, ended = self._begun.setdefault((address, stream), bytearray()), data.rfind(b"\n") + 1
+            if ended:
+                whole = bytes(begun) + data[:ended]
+                begun.clear()
+                if self._is_plain(whole):
+                    self._inside.discard((address, stream))
+                    self._put(stream, whole)
+                else:
+                    lines = whole[:-1].split(b"\n")
+                    self._put(stream, b"".join(self._form(address, stream, line, b"\n") for line in lines))
+            begun += data[ended:]
+            if len(begun) > LONGEST:
+                self._write_begun(address, stream, begun)
 
     def finish(self) -> None:
         """Write what was begun and not ended by a line end."""
@@ -111,26 +115,36 @@ class Lines:
             return  # a write is stuck: nobody reads
         try:
             for (address, stream), rest in self._begun.items():
-                self._put(stream, self._form(address, stream, rest, b"\n" if self._prefixed else b""))
+                if rest:
+                    self._put(stream, self._form(address, stream, bytes(rest), b"\n" if self._prefixed else b""))
             self._begun.clear()
         finally:
             self._lock.release()
 
-    def _write_begun(self, address: str, stream: int, line: bytes) -> bytes:
-        """Write the beginning of a long line; the rest, in which a text to be masked may have begun."""
+    def _write_begun(self, address: str, stream: int, begun: bytearray) -> None:
+        """Write the beginning of a long line, and take it away; what stays is what a text to be masked, or a character
+        of UTF-8, may begin with."""
+        line = bytes(begun)
+        if self._is_plain(line):
+            self._inside.add((address, stream))
+            self._put(stream, line)
+            begun.clear()
+            return
         line = _coded(self._masked(_text(line), begins=False))
         at = len(line) - self._kept_back  # where no character of UTF-8 is cut
         cut = next((at - back for back in range(4) if line[at - back] & 0xC0 != 0x80), at)
         self._put(stream, self._form(address, stream, line[:cut], b""))
-        return line[cut:]
+        begun[:] = line[cut:]
 
-    def _is_plain(self, address: str, stream: int, lines: bytes) -> bool:
-        """Whether whole lines have nothing that any form of them would change: looked at as one, since an agent may
-        write a million of them."""
-        if self._prefixed or self._sensitive or self._in_a_job or (address, stream) in self._inside:
+    def _is_plain(self, data: bytes) -> bool:
+        """Whether there is nothing in it that any form of it would change: looked at as one, since an agent may write
+        a million lines, or one of a gigabyte."""
+        if self._prefixed or self._sensitive or self._in_a_job:
             return False
+        if not data.translate(None, _PLAIN):
+            return True
         try:
-            return lines.decode().translate(_BLANKS).isprintable()
+            return data.decode().translate(_BLANKS).isprintable()
         except UnicodeDecodeError:
             return False
 

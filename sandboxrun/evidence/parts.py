@@ -39,6 +39,7 @@ UNTRACKED = "workspace-untracked.patch"  # of files that git does not track or i
 _STREAMS = {1: STDOUT, 2: STDERR}
 _SOCKET = 1 << 24  # in Go's FileMode
 _REPLACEMENT = "\ufffd".encode()
+_BEGINS = _REPLACEMENT[:1]  # one byte is found fifty times as fast as three
 _REPLACED = "the engine's log driver json-file put U+FFFD in place of bytes that are not UTF-8"
 _UNLOGGED = "the engine's log ends before what the sandbox wrote"
 _USAGE_BYTES = 64 << 20
@@ -163,7 +164,7 @@ class _Log:
         if self._copy is not None and self._copy.read(len(data)) != data:
             self._copy = None  # it ended before, or this log has lost its beginning
         self.read += len(data)
-        self.replaced = self.replaced or _REPLACEMENT in data
+        self.replaced = self.replaced or (_BEGINS in data and _REPLACEMENT in data)
         self._put(self._mask.feed(data))
 
     def _put(self, data: bytes) -> None:

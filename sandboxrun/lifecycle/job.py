@@ -68,10 +68,8 @@ class KeptOutput:
     def write(self, stream: int, data: bytes) -> None:
         left = memoryview(data)[: max(0, self._most - self.seen[stream])]
         self.seen[stream] += len(data)
-        if self.failure is not None:
-            return
         try:
-            while left:
+            while left and self.failure is None:
                 left = left[self._files[stream].write(left) :]
         except OSError as error:
             self._fail(error)
@@ -94,6 +92,8 @@ class KeptOutput:
 
 ROOM = 1 << 20  # bytes that may wait for the consumer while the sandbox runs
 BATCH = 1 << 16  # bytes that the consumer gets at once, or a piece more
+LULL = 0.003  # seconds that a consumer who has caught up waits for more to come, up to FILL bytes: woken for each of
+FILL = 1 << 18  # many small pieces, it and whoever puts them in would take twice the CPU time
 STUCK = 2.0  # seconds without progress after which a consumer counts as stuck once the sandbox is to end
 
 
@@ -123,7 +123,8 @@ class Relay:
                 return
             self._queue.append((stream, data))
             self._waiting += len(data)
-            self._changed.notify_all()
+            if len(self._queue) == 1 or self._waiting >= FILL:
+                self._changed.notify_all()
 
     def ending(self, *, over: bool = False) -> None:
         """The sandbox is to end; `over`: it has ended. What then still comes is what the engine holds, a few MB."""
@@ -166,8 +167,9 @@ class Relay:
     def _take(self) -> list[tuple[int, bytes]]:
         """Some of what waits, neighbours of one stream joined; nothing at the end."""
         with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
+            if not self._queue:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                self._changed.wait_for(lambda: self._waiting >= FILL or self._closed or self._over, LULL)
             pieces: list[tuple[int, bytes]] = []
             size = 0
             while self._queue and size < BATCH:

@@ -12,6 +12,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -148,13 +149,15 @@ class HijackedConnection:
         self._response = response
         self._file = response.raw._fp.fp
         self._sock: socket.socket = response.raw._fp.fp.raw._sock
-        # Never waits in the socket: with TLS, Python's may not be read in one thread and written in another at once,
+        # With TLS it never waits in the socket: Python's may not be read in one thread and written in another at once,
         # so a lock is held for each step, and the waiting is done by poll.
+        self._waits = not isinstance(self._sock, ssl.SSLSocket)
         self._sock.setblocking(False)
-        self._lock = threading.Lock()
+        self._lock = nullcontext() if self._waits else threading.Lock()
         self._reading = threading.RLock()
         self._ended = False
         self._early = self._drain()
+        self._sock.setblocking(self._waits)
 
     def _drain(self) -> bytes:
         """What came along with the head: it lies in the buffered reader."""
@@ -208,7 +211,7 @@ class HijackedConnection:
 
     def end_input(self) -> None:
         """Nothing more will be sent; reading goes on. TLS in Python ends only both ways at once: Unsupported."""
-        if isinstance(self._sock, ssl.SSLSocket):
+        if not self._waits:
             raise Unsupported("ending a command's input", "a connection with TLS cannot be ended in one direction")
         self._sock.shutdown(socket.SHUT_WR)
 

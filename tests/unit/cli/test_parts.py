@@ -87,6 +87,37 @@ def test_on_a_terminal_many_lines_look_as_each_by_itself(odd: bytes) -> None:
         assert odd not in together or whole is data
 
 
+@pytest.mark.parametrize("odd", ["", "\x1b[2J", "\r", "\u202e", "\xff", "gr\u00fcn \U0001f600"])
+@pytest.mark.parametrize("size", [LONGEST // 3 + 1, LONGEST + 1])
+def test_on_a_terminal_a_long_line_looks_as_a_short_one(odd: str, size: int) -> None:
+    line = ("x" * LONGEST + odd + "y" * (2 * LONGEST)).encode("latin-1" if odd == "\xff" else "utf-8")
+    with on_a_terminal() as shown:
+        Lines(["a"])("a", 1, odd.encode("latin-1" if odd == "\xff" else "utf-8") + b"z\n")
+        form = (shown() if odd else b"z\n").removesuffix(b"z\n")
+    whole = b"x" * LONGEST + form + b"y" * (2 * LONGEST) + b"\nnext \\x1b\n"
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    seen = bytearray()
+
+    def read() -> None:
+        while len(seen) < len(whole) and (piece := os.read(ours, 1 << 16)):
+            seen.extend(piece)
+
+    reader = threading.Thread(target=read, daemon=True)
+    with open(theirs, "w", encoding="utf-8") as stream, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        reader.start()
+        lines = Lines(["a"])
+        for at in range(0, len(line), size):
+            lines("a", 1, line[at : at + size])
+            assert sum(map(len, lines._begun.values())) <= LONGEST
+        lines("a", 1, b"\nnext \x1b\n")
+        lines.finish()
+        reader.join(60)
+    os.close(ours)
+    assert bytes(seen) == whole
+
+
 def test_on_a_terminal_escapes_are_made_visible_unless_raw() -> None:
     with on_a_terminal() as shown:
         Lines(["a"])("a", 1, HOSTILE)
