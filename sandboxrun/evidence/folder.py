@@ -15,11 +15,12 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from sandboxrun.backend.owner import Owner, decode, this_process
 from sandboxrun.data import Closing, Data
@@ -41,31 +42,37 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Folder(Closing):
-    """An open directory. `path` is for messages only. Close it, or use it as a context manager."""
+    """An open directory. Where it is said to be, `at`, is for messages only. Close it, or use it as a context
+    manager."""
 
-    def __init__(self, fd: int, path: Path) -> None:
+    def __init__(self, fd: int, at: str) -> None:
         self.fd = fd
-        self.path = path
+        self._at = at  # a text: what enters many folders makes a path of few
+
+    @property
+    def path(self) -> Path:
+        return Path(self._at)
 
     @classmethod
     def at(cls, path: Path) -> Folder:
         """Open an existing directory the user named: symlinks on the way to it are the user's own."""
         try:
-            return cls(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path)
+            return cls(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), os.fspath(path))
         except OSError as error:
             raise EvidenceError(f"cannot open the directory {path}: {error.strerror}") from error
 
     def enter(self, name: str, *, create: bool = False) -> Folder:
         """The directory `name` in this one; `create` makes it, 0700. Raises FileNotFoundError, EvidenceError."""
-        path = self.path / name
+        at = f"{self._at.rstrip('/')}/{name}"
         if create:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=self.fd)
         try:
-            return Folder(os.open(name, _DIRECTORY, dir_fd=self.fd), path)
+            return Folder(os.open(name, _DIRECTORY, dir_fd=self.fd), at)
         except FileNotFoundError:
             raise
         except OSError as error:
+            path = Path(at)
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise EvidenceError(
                     f"{path} is a symlink or a file, not a directory",
@@ -75,7 +82,7 @@ class Folder(Closing):
 
     def walk_to(self, parts: tuple[str, ...], *, create: bool = False) -> Folder:
         """The directory several steps down."""
-        here = Folder(os.dup(self.fd), self.path)
+        here = Folder(os.dup(self.fd), self._at)
         for part in parts:
             with here:
                 below = here.enter(part, create=create)
@@ -169,12 +176,18 @@ class Folder(Closing):
 
     def remove(self, name: str) -> None:
         """Remove a file, or a directory with all it holds; symlinks are removed, never followed."""
-        if self.kind(name) == stat.S_IFDIR:
-            import shutil
-
-            shutil.rmtree(name, dir_fd=self.fd)
-        else:
+        if self.kind(name) != stat.S_IFDIR:
             self.unlink(name)
+            return
+        with self.enter(name) as below:
+            for inner in os.listdir(below.fd):  # a level by hand: most have no other, and then this is much quicker
+                if below.kind(inner) == stat.S_IFDIR:
+                    import shutil
+
+                    shutil.rmtree(inner, dir_fd=below.fd)
+                else:
+                    below.unlink(inner)
+        os.rmdir(name, dir_fd=self.fd)
 
     def clear(self) -> None:
         for name in os.listdir(self.fd):
@@ -212,42 +225,59 @@ def _no_file(path: Path) -> EvidenceError:
 
 
 def _regular(folder: Folder, name: str, flags: int, mode: str, buffering: int = -1) -> BinaryIO:
-    path = folder.path / name
     try:
         fd = os.open(name, flags, 0o600, dir_fd=folder.fd)
     except FileNotFoundError:
         raise
     except OSError as error:
+        path = folder.path / name
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise _no_file(path) from error
         raise EvidenceError(f"cannot open {path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise _no_file(path)
+        raise _no_file(folder.path / name)
     return cast(BinaryIO, os.fdopen(fd, mode, buffering))
+
+
+# The threads of this process take turns: a lock that has to be tried again and again keeps them from their work.
+_turns: WeakValueDictionary[tuple[int, int], threading.Lock] = WeakValueDictionary()  # by device and inode
+os.register_at_fork(after_in_child=_turns.clear)
 
 
 @contextlib.contextmanager
 def locked(fd: int, path: Path, *, wait: float) -> Iterator[None]:
     """Hold the exclusive `flock` of an open file or directory; EvidenceError after `wait` seconds of trying."""
-    import fcntl
-
-    end, pause = time.monotonic() + wait, threading.Event()
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise EvidenceError(
-                    f"{path} has been locked by another process for {wait:g} s",
-                    help="another run is being recorded there: try again when it is done",
-                ) from None
-            pause.wait(0.002)
+    end, found = time.monotonic() + wait, os.fstat(fd)
+    turn = _turns.setdefault((found.st_dev, found.st_ino), threading.Lock())
+    if not turn.acquire(timeout=wait):
+        raise _busy(path, wait)
     try:
-        yield
+        while not _flocked(fd):
+            if time.monotonic() >= end:
+                raise _busy(path, wait)
+            time.sleep(0.002)
+        try:
+            yield
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)
+        turn.release()
+
+
+def _flocked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _busy(path: Path, wait: float) -> EvidenceError:
+    return EvidenceError(
+        f"{path} has been locked by another process for {wait:g} s",
+        help="another run is being recorded there: try again when it is done",
+    )
 
 
 # -- The folder of one run while its evidence is being written
@@ -422,6 +452,11 @@ def state_path() -> Path:
             message = "there is no state directory: neither XDG_STATE_HOME nor HOME is an absolute path"
             raise EvidenceError(message, help=_HELP)
         state = os.path.join(home, ".local", "state")
+    return _named(state)
+
+
+@lru_cache(maxsize=4)
+def _named(state: str) -> Path:
     return Path(state, _NAME)
 
 
@@ -429,12 +464,13 @@ def open_state(*parts: str, create: bool = False) -> Folder:
     """The state directory, or a directory below it. Raises FileNotFoundError when it is not there and not to be made,
     EvidenceError when it can't be made or others may have written to it."""
     path = state_path()
+    above = path.parent
     try:
-        if create:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        elif not path.parent.is_dir():
-            raise FileNotFoundError(path)
-        with Folder.at(path.parent) as parent, parent.enter(_NAME, create=create) as state:
+        if not os.path.isdir(above):
+            if not create:
+                raise FileNotFoundError(path)
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with Folder.at(above) as parent, parent.enter(_NAME, create=create) as state:
             _check_own(state)
             return state.walk_to(parts, create=create)
     except OSError as error:
@@ -455,10 +491,24 @@ def _check_own(state: Folder) -> None:
 
 def check_apart(project: Path) -> None:
     """Raise EvidenceError where the project's directory holds the state directory: a checkout could bring that."""
-    path, top = state_path(), os.path.realpath(project)
-    if os.path.commonpath((os.path.realpath(path), top)) == top:  # asked for with each look at it: no paths are made
+    path, top = state_path(), _real(project)
+    if os.path.commonpath((_real(path), top)) == top:
         message = f"the state directory {path} lies in the project's directory {project}, where a checkout can bring it"
         raise EvidenceError(message, help=_HELP)
+
+
+def _real(path: Path) -> str:
+    """Where it leads to. The kernel tells that more quickly, which counts: it is asked for with each look at the
+    state."""
+    with contextlib.suppress(OSError, AttributeError):  # not there yet, or a system that has no such descriptors
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            told = os.readlink(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+        if told.startswith("/") and not told.endswith(" (deleted)"):
+            return told
+    return os.path.realpath(path)
 
 
 def is_apart(project: Path) -> bool:

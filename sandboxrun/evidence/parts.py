@@ -119,10 +119,10 @@ def engine_logs(source: CaptureSource, document: Document, written: Mapping[int,
     with contextlib.ExitStack() as opened:
         logs = _logs(source, opened)
         output = opened.enter_context(source.engine.logs(source.container_id, tty=document.tty))
-        for n, name in _STREAMS.items():
-            with contextlib.suppress(OSError, EvidenceError):
-                staging = opened.enter_context(source.store.staging(source.run))
-                logs[n].compare(opened.enter_context(staging.open(name)))
+        with contextlib.suppress(OSError, EvidenceError), source.store.staging(source.run) as staging:
+            for n, name in _STREAMS.items():
+                with contextlib.suppress(OSError, EvidenceError):
+                    logs[n].compare(opened.enter_context(staging.open(name)))
         part = _written(logs, output, source, written)
     replaced = document.replaces and any(log.replaced for log in logs.values())
     return part.joined(_lost("logs", _REPLACED)) if replaced else part

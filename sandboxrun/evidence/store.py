@@ -157,11 +157,11 @@ def _bounded(file: BinaryIO, path: Path) -> bytes:
 
 def entries(data: bytes, containing: str = "") -> Iterator[ChainEntry]:
     """The lines that can be read, in order; only those holding the text `containing` are looked at."""
-    needle = json.dumps(containing, ensure_ascii=True)[1:-1].encode()
-    for line in lines_of(data)[0]:
-        if needle in line:
-            with contextlib.suppress(ValueError):
-                yield ChainEntry.from_line(line)
+    needle, at = json.dumps(containing, ensure_ascii=True)[1:-1].encode(), 0
+    while (found := data.find(needle, at)) >= 0 and (end := data.find(b"\n", found)) >= 0:
+        line, at = data[data.rfind(b"\n", 0, found) + 1 : end], end + 1
+        with contextlib.suppress(ValueError):
+            yield ChainEntry.from_line(line)
 
 
 def notices(data: bytes) -> Iterator[Notice]:
@@ -180,19 +180,13 @@ L = TypeVar("L", ChainEntry, Notice)
 class Chain:
     """The chain opened for appending, under its lock."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file, self._path = file, path
-        self._last: str | None = None  # the last line's digest, once this process has written one
-
-    @property
-    def data(self) -> bytes:
-        self._file.seek(0)
-        return _bounded(self._file, self._path)
+    def __init__(self, file: BinaryIO, data: bytes) -> None:
+        self._file = file
+        self.data = data  # its lines when it was opened, each with its newline
+        self._last = digest_of(data[data.rfind(b"\n", 0, -1) + 1 :]) if data else None  # the last line's digest
 
     def append(self, line_after: Callable[[str | None], L]) -> L:
         """Add the line made from the last line's digest; on the disk, or not at all, when this returns."""
-        if self._last is None and (complete := lines_of(self.data)[0]):
-            self._last = digest_of(complete[-1])
         added = line_after(self._last)
         fd, line = self._file.fileno(), added.to_line()
         size = os.fstat(fd).st_size
@@ -215,14 +209,16 @@ def opened_chain(root: Folder, *, wait: float = 60.0) -> Iterator[Chain]:
         root.append(NAME) as file,
         locked(file.fileno(), root.path / NAME, wait=wait),
     ):
-        chain, fd = Chain(file, root.path / NAME), file.fileno()
-        if torn := lines_of(chain.data)[1]:  # a writer was killed in mid-line
+        data, fd = _bounded(file, root.path / NAME), file.fileno()
+        if torn := data[data.rfind(b"\n") + 1 :]:  # a writer was killed in mid-line
             try:
                 line_of(torn)
                 os.write(fd, b"\n")  # it lacks only its end
+                data += b"\n"
             except ValueError:
                 os.ftruncate(fd, os.fstat(fd).st_size - len(torn))
-        yield chain
+                data = data[: -len(torn)]
+        yield Chain(file, data)
 
 
 # -- The seal of a line of the chain: made with a key of the user's own, outside the project and every sandbox
@@ -330,7 +326,7 @@ class Store(Data):
         with self.open_root(create=True) as root:
             with opened_chain(root, wait=wait) as opened:
                 entry = self._own(opened.data, run)
-                place = self._place(root, run, name) if entry is None else None
+                place = self._place(root, run, name, opened.data) if entry is None else None
             if place is None:
                 assert entry is not None
                 yield entry
@@ -444,9 +440,12 @@ class Store(Data):
         It is made for a run on the engine of that `identity`; without, FileNotFoundError is raised when there is none.
         """
         opened = partial(self.state, STAGING, safe_name(run), create=engine is not None)
-        home = {"directory": os.path.abspath(self.project_directory), "evidence": os.path.abspath(self.path)}
-        with opened() if engine is None else signed(opened, engine, **home) as folder:
+        with opened() if engine is None else signed(opened, engine, **self._home) as folder:
             yield folder
+
+    @property
+    def _home(self) -> dict[str, str]:
+        return {"directory": os.path.abspath(self.project_directory), "evidence": os.path.abspath(self.path)}
 
     def unstage(self, run: str) -> None:
         """Remove a run's staging folder; fine when there is none."""
@@ -478,7 +477,7 @@ class Store(Data):
     def open_root(self, *, create: bool = False) -> Folder:
         """The root, opened. Raises FileNotFoundError when it is not there and not to be made."""
         full, top = os.path.abspath(self.path), os.path.abspath(self.project_directory)
-        parts = tuple(os.path.relpath(full, top).split(os.sep))  # by name only, nothing is looked up
+        parts = _steps(full, top)
         if parts[0] in (os.pardir, os.curdir):
             if create:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -493,10 +492,10 @@ class Store(Data):
                         home.write(".gitignore", b"*\n")  # keeps git from seeing what we write
             return project.walk_to(parts, create=create)
 
-    def _place(self, root: Folder, run: str, name: str) -> Folder:
+    def _place(self, root: Folder, run: str, name: str, chain: bytes) -> Folder:
         """The run's folder: the one a killed capture began, or a new one named by the time."""
         tail = f"-{safe_name(name)}-{safe_name(run)[:_SHORT]}"
-        recorded = {entry.folder: entry for entry in entries(read(root), tail[1:])}
+        recorded = {entry.folder: entry for entry in entries(chain, tail[1:])}
         begun = [n for n in root.names() if n.endswith(tail) and _TIME.fullmatch(n[: -len(tail)]) and n not in recorded]
         now = datetime.datetime.now(datetime.UTC)
         while (fresh := f"{now:%Y%m%dT%H%M%SZ}{tail}") in recorded and not begun:
@@ -504,6 +503,12 @@ class Store(Data):
                 raise EvidenceError(f"another run's evidence is in {root.path / fresh}", help=_DIFFER)
             now += datetime.timedelta(seconds=1)  # whoever wrote that line can't take the place of this run
         return root.enter(begun[-1] if begun else fresh, create=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _steps(full: str, top: str) -> tuple[str, ...]:
+    """From one directory to another, by name only: nothing is looked up."""
+    return tuple(os.path.relpath(full, top).split(os.sep))
 
 
 def home_of(run: str) -> Store | None:

@@ -173,7 +173,7 @@ def write_saved(
     document = {**body, "checksum": digest_of(body)}
     try:
         opened = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with Folder(opened, path.parent) as folder:
+        with Folder(opened, str(path.parent)) as folder:
             if folder.kind(path.name) not in (0, stat.S_IFREG):  # /dev/null would be replaced
                 raise OSError(errno.EINVAL, "it exists and is not a regular file")
             folder.write(path.name, json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -441,6 +442,7 @@ def test_what_ended_ones_changed_is_asked_ahead_and_once(tmp_path: Path, monkeyp
     given |= {"runs": {}, "again": {"command": ["true"], "restart": "on-failure"}}
     given |= {"silent": {"command": ["true"], "evidence": {"filesystem_changes": False}}}
     world, asked, ahead, changes = new_world(), list[str](), list[str](), Fake.changes
+    looking = threading.Lock()
     job = Job.of(Fake(world), read(tmp_path, given), tmp_path / "evidence")
     job.apply()
     until(lambda: sum(not box.running for box in world.boxes.values()) == len(given) - 1)
@@ -451,9 +453,10 @@ def test_what_ended_ones_changed_is_asked_ahead_and_once(tmp_path: Path, monkeyp
         return changes(self, id)
 
     def first(backend: Fake, step: Any) -> None:
-        if not ahead:
-            until(lambda: len(asked) == 4)  # as many as there are workers
-            ahead.extend(asked)
+        with looking:  # every worker, before its first step
+            if not ahead:
+                until(lambda: len(asked) == 4)  # as many as there are workers
+                ahead.extend(asked)
 
     monkeypatch.setattr(Fake, "changes", counted)
     world.before = first

@@ -81,6 +81,32 @@ def test_the_project_must_not_hold_it(tmp_path: Path, monkeypatch: pytest.Monkey
     assert is_sealed(entry.body, entry.seal) and not store.is_own(entry)
 
 
+def test_one_that_comes_to_lie_in_the_project_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it was found to lie apart before."""
+    for name in ("project", "elsewhere", "apart"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("elsewhere")
+    monkeypatch.setenv("XDG_STATE_HOME", str(link))
+    store = Store(project_directory=tmp_path / "project")
+    entry = record(store, "run-1")
+    assert store.is_own(entry) and (tmp_path / "elsewhere/sandboxrun").is_dir()
+    (tmp_path / "elsewhere").rename(tmp_path / "project/brought")
+    link.unlink()
+    link.symlink_to("project/brought")
+    with pytest.raises(EvidenceError, match="lies in the project's directory"):
+        store.state()
+    link.unlink()
+    link.symlink_to("apart")
+    with store.state(create=True) as state:
+        assert state.names() == []
+    link.unlink()
+    link.symlink_to("project/brought")
+    with pytest.raises(EvidenceError, match="lies in the project's directory"):
+        store.state()
+    assert not store.is_own(entry)
+
+
 def _line(project: Path, run: str) -> bytes:
     """A line of the chain with a good seal."""
     store = Store(project_directory=project.parent / "other")

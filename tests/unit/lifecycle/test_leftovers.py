@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from sandboxrun.backend.docker.leftovers import collect, held
 from sandboxrun.errors import ApplyError
-from sandboxrun.evidence.folder import OWNER, keep, scratch, state_path
+from sandboxrun.evidence.folder import OWNER, Folder, keep, scratch, state_path
 from sandboxrun.evidence.store import Store
 from sandboxrun.profile.loader import load
 from sandboxrun.spec import labels
@@ -119,13 +119,13 @@ def test_a_folder_without_a_note_goes_when_it_is_empty(store: Store) -> None:
 def test_a_folder_whose_removal_was_killed_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its note may be the first that went: nobody could tell whose the rest is."""
 
-    def killed_in_the_middle(name: str, *, dir_fd: int) -> None:
-        os.unlink(f"{name}/{OWNER}", dir_fd=dir_fd)
+    def killed_in_the_middle(folder: Folder, name: str) -> None:
+        os.unlink(OWNER, dir_fd=folder.fd)
         os.kill(os.getpid(), signal.SIGKILL)
 
     stage(store, "run-1")
     with monkeypatch.context() as patched:
-        patched.setattr("shutil.rmtree", killed_in_the_middle)
+        patched.setattr(Folder, "unlink", killed_in_the_middle)
         killed(lambda: store.unstage("run-1"))
     assert len(left("staging")) == 1
     collected(Engine(found=[{labels.RUN: "run-1"}]), store)
