@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct, field, structs
 
 from sandboxrun.backend.base import Backend, Events, Lock
-from sandboxrun.backend.errors import DependencyFailed
+from sandboxrun.backend.errors import DependencyFailed, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import (
     Listener,
     Made,
@@ -64,6 +64,7 @@ from sandboxrun.tracing import span
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
+    from sandboxrun.lifecycle.job import Job
     from sandboxrun.lifecycle.saved import SavedPlan
 
 
@@ -510,6 +511,19 @@ def locked(engine: Backend, profile: Profile, settings: ApplySettings) -> Iterat
     """The same; gives the check to make before each change."""
     with held(engine, profile, settings) as lock:
         yield lock.check
+
+
+@contextmanager
+def naming_what_stays(job: Job) -> Iterator[None]:
+    """The error of an engine that is away names the job's sandboxes that may be left there, and what collects them."""
+    try:
+        yield
+    except (EngineUnreachable, EngineTimeout) as error:
+        if left := [address for address, made in job.made.items() if made.run not in job.captured]:
+            message = f"still on the engine, as far as is known: {', '.join(left)}"
+            help = "once the engine answers, run `sandboxrun reap`: it saves the evidence, then removes what is left"
+            error.diagnostics = (*error.diagnostics, Diagnostic(message=message, help=help))
+        raise
 
 
 def read_back(

@@ -597,7 +597,7 @@ class _Stop(Struct, kw_only=True):
 
 # -- The sandboxes of one command
 
-_GO_ON = "they go on running; reap, apply or destroy collects them"
+_GO_ON = "they keep running; reap, apply or destroy collects them"
 AT_ONCE = 2.0  # seconds that who makes sandboxes keeps the project's lock: what ends by then is collected under it
 Making = Callable[[], AbstractContextManager[Callable[[], None]]]
 

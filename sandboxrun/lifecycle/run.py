@@ -17,7 +17,7 @@ from sandboxrun.backend.base import Backend
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
-from sandboxrun.lifecycle.apply import Applied, ApplySettings, Proof, carry_out, not_started
+from sandboxrun.lifecycle.apply import Applied, ApplySettings, Proof, carry_out, naming_what_stays, not_started
 from sandboxrun.lifecycle.job import NOTICE, Consumer, Job, Making, Pump, RunResult, Watch, Watching, shares
 from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.plan.planner import Options, make_plan, with_dependencies
@@ -96,7 +96,7 @@ class Runner:
                 self._options.proof.before(chosen, None)
         profile = structs.replace(self._profile, sandboxes=tuple(self._one_off(s) for s in chosen))
         job = self._job = Job(self._engine, profile, self._store, self._settings)
-        with self._engine.lease() as lease:
+        with naming_what_stays(job), self._engine.lease() as lease:
             applied = self._start(profile, job, lease)
             try:
                 job.wait(self._named)

@@ -17,7 +17,7 @@ from sandboxrun.backend.base import Backend
 from sandboxrun.backend.session import Session, StillRunning, guarded
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError
-from sandboxrun.lifecycle.apply import ApplySettings, Confirm, Outcome, Proof, apply, not_started
+from sandboxrun.lifecycle.apply import ApplySettings, Confirm, Outcome, Proof, apply, naming_what_stays, not_started
 from sandboxrun.lifecycle.job import Job, RunResult, WaitTimeout, Watching
 from sandboxrun.plan.changes import Action
 from sandboxrun.plan.decide import record_of
@@ -83,8 +83,9 @@ def apply_and_wait(
     settings = settings or ApplySettings()
     targets = (expected.options if expected is not None else options or Options()).targets
     following = engine.follow(profile.project, settings.began, locking=True)
-    with following as events, engine.lease() as lease, ExitStack() as lock:
+    with following as events, engine.lease() as lease, ExitStack() as lock, ExitStack() as around:
         job = Job(engine, profile, store, settings, events)
+        around.enter_context(naming_what_stays(job))
 
         def late() -> None:
             lock.close()

@@ -60,7 +60,8 @@ def verdict_text(verdict: AuditVerdict, *, colour: bool = False, verbose: bool =
 def summary(verdict: AuditVerdict) -> str:
     """The last line: how much was looked at, and what was found."""
     found = ", ".join(f"{count} {word}" for word, count in verdict.counts.items() if count) or "nothing found"
-    told = f"{amount(len(verdict.files), 'file')}, {amount(len(verdict.subjects), 'sandbox', 'es')}: {found}"
+    files = sum(not name.startswith("shipped:") for name in verdict.files)  # the built-in bases are nobody's to review
+    told = f"{amount(files, 'file')}, {amount(len(verdict.subjects), 'sandbox', 'es')}: {found}"
     for status, words in (("waived", "waived"), ("baseline", "in the baseline")):
         count = _count(verdict, status)
         told += f"; {count} {words}" if count else ""

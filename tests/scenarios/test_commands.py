@@ -15,6 +15,7 @@ from sandboxrun import __version__
 from sandboxrun.backend.fake import World
 from sandboxrun.cli.main import main
 from sandboxrun.evidence import retention
+from sandboxrun.lifecycle.job import Job
 from sandboxrun.spec import labels
 from tests.conftest import Ran
 from tests.scenarios.world import IMAGE
@@ -236,3 +237,20 @@ def test_reap_removes_old_evidence_too(
     assert told.err == f"error: old evidence in {kept} can't be removed: No space left on device\n"
     assert say("reap", "--all", "--evidence-max-size", "1g")[0] == 2
     assert say("reap", "--dry-run", "--evidence-max-size", "1g")[0] == 2
+
+
+@pytest.mark.parametrize("command", [("run",), ("apply", "-y", "--wait")])
+def test_an_engine_that_went_away_is_reported_with_what_stays_on_it(
+    command: tuple[str, ...], in_process: Callable[..., Ran], say: Say, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(job: Job, *arguments: object, **options: object) -> None:
+        job._engine.world.gone = True  # type: ignore[attr-defined]
+        job._engine.clock()
+
+    monkeypatch.setattr(Job, "collect", vanish)
+    ran = in_process(*command)
+    assert ran.code == 125 and len(world.boxes) == 1
+    assert ran.err.endswith(
+        "error: still on the engine, as far as is known: agent\n"
+        "  help: once the engine answers, run `sandboxrun reap`: it saves the evidence, then removes what is left\n"
+    )

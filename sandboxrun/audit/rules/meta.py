@@ -78,7 +78,7 @@ EGRESS_POLICY = _meta(
 CEILING = _meta(
     about("SBX912", "Above the policy's ceiling", WORK, DIRECT, cwe=1188),
     "The policy bounds this option.",
-    "lower it to the ceiling",
+    "set it to the ceiling or below",
 )
 MOUNT_ROOT = _meta(
     about("SBX913", "Mount outside of the allowed roots", DATA, DIRECT, cwe=1188),

@@ -186,6 +186,8 @@ def _fix(verdict: AuditVerdict, again: Callable[[], AuditVerdict], writing: bool
     for name in fixing.write(made):
         note(f"wrote {name}: {sum(fix.file == name for fix in made)} fixed", quiet=quiet)
     left = sum(finding.edit is not None for finding in verdict.open) - len(made) - fixes.left
+    if not made and left <= 0:
+        note("nothing to fix", quiet=quiet)
     if left > 0 and not unsafe:
         note(f"{left} left that change behaviour: pass --unsafe-fixes to write them too", quiet=quiet)
     return code

@@ -531,3 +531,10 @@ def test_annotations_mark_what_a_plan_opens(say: Say, here: Path) -> None:
     out = say("plan", "--offline", "--format", "github").out
     assert "::warning title=sandboxrun::a runs as root (root), unlike the defaults" in out.splitlines()
     assert "#### More open than the defaults" in say("plan", "--offline", "--format", "markdown").out
+
+
+def test_what_was_looked_at_are_the_users_files(say: Say, profile: Path) -> None:
+    profile.write_text(f"sandboxes: {{a: {{extends: offline, image: 'x:1@sha256:{'0' * 64}'}}}}\n")
+    assert say("audit", "--fail-on", "high").out.endswith("1 file, 1 sandbox: nothing found\n")
+    fixed = say("audit", "--fix", "--write")
+    assert (fixed.code, fixed.out, fixed.err) == (0, "", "nothing to fix\n")
