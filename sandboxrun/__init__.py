@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from sandboxrun.lifecycle.apply import ApplySettings as ApplySettings
     from sandboxrun.lifecycle.apply import apply as apply
     from sandboxrun.lifecycle.apply import destroy as destroy
-    from sandboxrun.lifecycle.apply import plan as plan
+    from sandboxrun.lifecycle.apply import plan_changes as plan_changes
     from sandboxrun.lifecycle.job import WaitTimeout as WaitTimeout
     from sandboxrun.lifecycle.run import RunFailed as RunFailed
     from sandboxrun.lifecycle.verify import Unverified as Unverified
@@ -75,7 +75,7 @@ _HOME = {
         "evidence.checking": "verify_chain",
         "evidence.errors": "EvidenceError",
         "evidence.store": "Store last_line",
-        "lifecycle.apply": "ApplySettings apply destroy plan",
+        "lifecycle.apply": "ApplySettings apply destroy plan_changes",
         "lifecycle.job": "WaitTimeout",
         "lifecycle.run": "RunFailed",
         "lifecycle.verify": "Unverified",

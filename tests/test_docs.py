@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -243,6 +245,17 @@ def test_python_is_python_and_imports_what_there_is(block: Block) -> None:
     for module, names in re.findall(r"(?m)^\s*from (sandboxrun\S*) import (.+)$", block.text):
         found = __import__(module, fromlist=["x"])
         assert [name for name in names.split(", ") if not hasattr(found, name)] == []
+
+
+def test_python_passes_a_type_checker(tmp_path: Path) -> None:
+    """Strictly, by the checkout's settings: what a user copies is checked like that at once."""
+    paths = []
+    for number, block in enumerate(block for block in PYTHON if "from sandboxrun import" in block.text):
+        paths.append(tmp_path / f"block{number}.py")
+        paths[-1].write_text(f"# {block}\n{block.text}", encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", *map(str, paths)]
+    ran = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert len(paths) > 4 and (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
 # -- what the papers say of the program --------------------------------------------------------------------------

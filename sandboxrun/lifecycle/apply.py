@@ -271,7 +271,7 @@ def not_started(profile: Profile, applied: Applied) -> Mapping[str, str]:
 # -- The plan of a project as the engine is now: observe, then plan
 
 
-def plan(
+def plan_changes(
     engine: Backend,
     profile: Profile,
     store: Store,

@@ -110,7 +110,7 @@ def look_at_copied(bench: Bench, directory: Path) -> Copied:
         environment={"KEY": SECRET, "OTHER": "another-secret-3301"},
     )  # fmt: skip
     profile = cages.profile(_copies(), secrets=_SECRETS)
-    plan = str(converge.plan(bench.engine, profile, cages.store, Options()))
+    plan = str(converge.plan_changes(bench.engine, profile, cages.store, Options()))
     ran = cages.run(_copies(), secrets=_SECRETS)
     names = [name for name, outcome in OUTCOMES.items() if outcome.real] + ["a_secret_by_the_environment"]
     archives: list[bytes] = []

@@ -73,7 +73,7 @@ class Project(Data):
 
     def plan(self) -> Any:
         with connect(self.host) as engine:
-            return converge.plan(engine, self._load(), self.store)
+            return converge.plan_changes(engine, self._load(), self.store)
 
     def destroy(self, *, parallelism: int = 4) -> None:
         with connect(self.host) as engine:

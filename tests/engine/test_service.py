@@ -448,11 +448,11 @@ def test_a_project_that_a_profile_declares_is_left_alone(service: SandboxService
     try:
         with service.sandbox("a", command=SLEEP):
             assert [one.name for one in service.list()] == ["a"]
-            assert converge.plan(service.engine, profile, service.store).empty
+            assert converge.plan_changes(service.engine, profile, service.store).empty
         with pytest.raises(PlanError, match="give the service a project of its own"):
             service.create("b", command=SLEEP, network_mode="bridge", networks=["default"])
         assert service.collect() == ()
-        assert converge.plan(service.engine, profile, service.store).empty
+        assert converge.plan_changes(service.engine, profile, service.store).empty
     finally:
         converge.destroy(service.engine, profile, service.store)
 

@@ -43,7 +43,7 @@ class World(Struct, kw_only=True):
 
     def plan(self, profile: Profile, **options: Any) -> Plan:
         """What apply would do."""
-        return converge.plan(self.engine, profile, self.store, Options(**options))
+        return converge.plan_changes(self.engine, profile, self.store, Options(**options))
 
     def apply(self, profile: Profile, **options: Any) -> Plan:
         """Apply; its plan. Raises what apply raises."""

@@ -51,7 +51,7 @@ class Job(Data):
         return cls(backend=backend, profile=profile, store=store)
 
     def plan(self) -> Plan:
-        return changing.plan(self.backend, self.profile, self.store)
+        return changing.plan_changes(self.backend, self.profile, self.store)
 
     def apply(self, settings: ApplySettings | None = None, **options: Any) -> Outcome:
         return changing.apply(self.backend, self.profile, self.store, settings=settings, options=Options(**options))

@@ -258,7 +258,7 @@ def diff(given: opt.Given, old: str, new: str, fail_on_widening: bool) -> int:
             raise UsageError(f'"{name}" is not a file', help=f"`{RUNNING}` is compared with a profile on the disk")
         profile = opt.load_profile(given._replace(files=(Path(name),)))
         with opt.open_engine(given.host) as engine:
-            plan = planning.plan(engine, profile, opt.open_store(profile, given))
+            plan = planning.plan_changes(engine, profile, opt.open_store(profile, given))
         found = with_running(plan, profile, running_is_new=new == RUNNING)
     else:
         found = between(_side(old, given.files), _side(new, given.files), opt.inputs_of(given))

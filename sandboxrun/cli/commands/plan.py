@@ -56,7 +56,7 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
         if destroying:
             made = planning.destroy_plan(engine, profile, store, given.targets)
         else:
-            made = planning.plan(engine, profile, store, chosen)
+            made = planning.plan_changes(engine, profile, store, chosen)
     if form != "github":  # which has them as annotations
         tell_all(warnings(made))
     result(summary(made) if form == "text" and given.quiet else plan_in(form, made))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import pkgutil
 import subprocess
 import sys
 
@@ -15,6 +16,11 @@ _INTERNAL = {"OutputFailed", "GitError", "Interrupted", "ProbeError", "Missing"}
 
 def test_the_package_is_typed() -> None:
     assert (importlib.resources.files("sandboxrun") / "py.typed").is_file()
+
+
+def test_no_name_is_a_modules() -> None:
+    """`from sandboxrun import plan` would be the module, once anything has imported it."""
+    assert {module.name for module in pkgutil.iter_modules(sandboxrun.__path__)} & set(sandboxrun.__all__) == set()
 
 
 def test_every_error_has_a_name_in_the_package() -> None:
