@@ -211,10 +211,12 @@ class Backend(Protocol):
         workspaces: bool = False,
         events: Any = None,
         held: Lock | None = None,
+        heard: Mapping[str, History] = freeze({}),
     ) -> Snapshot:
         """The project on the engine now. `workspaces`: those of sandboxes that have completed are compared with what
         they are now. With `events`, what other jobs saw completed counts as this checkout's own record does. `held` is
-        the project's lock where it was taken just now: what that showed is not asked again."""
+        the project's lock where it was taken just now: what that showed is not asked again. `heard` are the histories
+        of sandboxes whose end was followed, by id: the engine may have forgotten."""
 
     def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
         """What a `run` has to know: no other sandbox, and what they have in common only where it is `shared`."""

@@ -89,9 +89,11 @@ def _certain(past: Past, sandbox: DeclaredSandbox) -> Ending | None:
         return None
     if labels.ONE_OFF in own or past.had("update") or not past.had("destroy"):
         return None
-    ending = ending_of(past, None, sandbox.spec, StoppedBy.ITSELF)
-    stopped = past.had("kill") and ending is not None and ending.how is not How.TIMEOUT
-    return None if stopped or ending is None or ending.how not in ENDED else ending
+    ending, known = ending_of(past, None, sandbox.spec, StoppedBy.ITSELF), past.history
+    stopped = past.had("kill") or not (known.whole or known.explains(past.exit_code))
+    if ending is None or ending.how not in ENDED or (stopped and ending.how is not How.TIMEOUT):
+        return None
+    return ending
 
 
 # -- The record

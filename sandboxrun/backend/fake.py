@@ -36,9 +36,10 @@ from sandboxrun.backend.fake_process import (
     BoxOutput,
     Following,
     News,
+    Noted,
     by_owner,
     ended_in,
-    history_of,
+    remembered_of,
     text_of,
 )
 from sandboxrun.backend.session import (
@@ -114,6 +115,8 @@ class World(Struct, kw_only=True):
     id: str = field(default_factory=lambda: uuid4().hex)
     boxes: dict[str, Box] = field(default_factory=dict)
     removed: dict[str, Box] = field(default_factory=dict)
+    noted: list[Noted] = field(default_factory=list)  # all that happened to boxes
+    remembers: int = 256  # so much of it, the last, when it is asked
     networks: dict[str, ObservedNetwork] = field(default_factory=dict)  # by name
     volumes: dict[str, ObservedVolume] = field(default_factory=dict)
     whose: dict[str, str] = field(default_factory=dict)  # project, by the name of a network or volume
@@ -207,9 +210,12 @@ class Fake:
         workspaces: bool = False,
         events: Events | None = None,
         held: Lock | None = None,
+        heard: Mapping[str, History] = freeze({}),
     ) -> Snapshot:
         with self.reached("listing containers"):
             found = self._snapshot(profile)
+        heard_of = tuple(structs.replace(o, history=heard.get(o.id)) for o in found.sandboxes)
+        found = structs.replace(found, sandboxes=heard_of)
         if self.world.blank:
             return found
         found = structs.replace(found, completed=completed(profile, store, workspaces))
@@ -238,7 +244,9 @@ class Fake:
         return News(self)
 
     def observe_ended(self, profile: Profile, store: Any, ended: Mapping[str, History | None]) -> Snapshot:
-        return self.observe_these(profile, store, ended)
+        found = self.observe_these(profile, store, ended)
+        sandboxes = tuple(structs.replace(o, history=ended[o.id]) for o in found.sandboxes)
+        return structs.replace(found, sandboxes=sandboxes)
 
     def projects(self, only: str | None = None) -> tuple[Project, ...]:
         with self.reached("listing containers") as world:
@@ -423,11 +431,11 @@ class Fake:
 
     def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         with self.reached("asking for events") as world:
-            return {id: history_of(world.boxes[id]) for id in ended if id in world.boxes}
+            return {id: remembered_of(world.boxes[id]) for id in ended if id in world.boxes}
 
     def history_of_removed(self, id: str) -> History:
         with self.reached("asking for events") as world:
-            return history_of(world.removed[id]) if id in world.removed else History(known=False)
+            return remembered_of(world.removed[id]) if id in world.removed else History(known=False)
 
     def pull(self, ref: str, *, platform: str | None = None, progress: Any = None) -> None:
         with self.reached(f"pulling {ref}") as world:

@@ -9,11 +9,13 @@ import shlex
 import signal as signals
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
+
+from msgspec import structs
 
 from sandboxrun.backend.base import Happened, Past
 from sandboxrun.backend.owner import clock_set_since, decode
@@ -26,6 +28,8 @@ from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Created, Document, Ended, History, Running, State, parse_time
 from sandboxrun.spec.types import freeze
 from sandboxrun.threads import begin
+
+Noted = tuple[str, float, int | None]  # action, when, signal
 
 _OOM = 137
 _PROGRAMS = ("sh", "echo", "sleep", "trap", "tail", "true", "false", "exit")  # that there are in its images
@@ -48,7 +52,7 @@ class Box:
         self.status, self.code, self.oom, self.paused = "created", 0, False, False
         self.output: list[tuple[int, bytes]] = []
         self.files: bytes | None = None
-        self.past: list[tuple[str, float, int | None]] = []  # action, when, signal
+        self.past: list[Noted] = []
         self.changed = threading.Condition()
         self.absent = ""  # what kept its command from running
         self._deaf = False
@@ -63,6 +67,7 @@ class Box:
     def note(self, action: str, number: int | None = None) -> None:
         """Remember what happened."""
         self.past.append((action, time.time(), number))
+        self.job.world.noted.append(self.past[-1])
 
     def start(self) -> None:
         """Begin its process."""
@@ -247,10 +252,14 @@ def by_owner(boxes: Iterable[Box], leases: Mapping[str, Any], *, elsewhere: bool
 
 
 class Following(Closing):
-    """The events of one project since a moment."""
+    """The events of one project since a moment: all of them as a context, else what the engine remembers."""
 
     def __init__(self, job: Any, project: str, began: float) -> None:
-        self._job, self._project, self._began = job, project, began
+        self._job, self._project, self._began, self._heard = job, project, began, False
+
+    def __enter__(self) -> Self:
+        self._heard = True
+        return self
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -260,7 +269,7 @@ class Following(Closing):
         with self._job.reached("asking for events") as world:
             boxes = {**world.removed, **world.boxes}
             mine = {id: box for id, box in boxes.items() if box.labels.get(labels.PROJECT) == self._project}
-            found = {id: past_of(box, self._began) for id, box in mine.items()}
+            found = {id: self._past_of(box) for id, box in mine.items()}
         return {id: past for id, past in found.items() if past.times}
 
     def history(self, id: str) -> History | None:
@@ -269,6 +278,14 @@ class Following(Closing):
             box = self._job.world.boxes.get(id)
             whole = box is not None and any(what == "start" and when >= self._began for what, when, _ in box.past)
             return history_of(box) if box is not None and whole and not box.running else None
+
+    def _past_of(self, box: Box) -> Past:
+        noted = box.past if self._heard else _remembered(box)
+        noted = noted if any(when >= self._began for _, when, _ in noted) else []
+        times = {action: when for action, when, _ in noted}
+        code = box.code if box.status == "exited" and "die" in times else None
+        own, history = box.labels, history_of(box, noted)
+        return Past(id=box.id, name=box.name, labels=own, times=times, exit_code=code, history=history)
 
     def narrow(self) -> None:
         """Nothing was heard of others."""
@@ -318,13 +335,6 @@ class News(Closing):
             time.sleep(0.005)
 
 
-def past_of(box: Box, began: float) -> Past:
-    """All that happened to it since `began`."""
-    times = {action: when for action, when, _ in box.past if when >= began}
-    code = box.code if box.status == "exited" and "die" in times else None
-    return Past(id=box.id, name=box.name, labels=box.labels, times=times, exit_code=code, history=history_of(box))
-
-
 def ended_in(boxes: Iterable[Box], project: str) -> Mapping[str, Mapping[str, str]]:
     """The labels of a project's sandboxes that have ended and are not kept, by id."""
 
@@ -336,8 +346,22 @@ def ended_in(boxes: Iterable[Box], project: str) -> Mapping[str, Mapping[str, st
     return freeze({box.id: freeze(box.labels) for box in boxes if counts(box)})
 
 
-def history_of(box: Box) -> History:
-    """What an engine remembers of its last start."""
-    sent = {number for action, _, number in box.past if action == "kill" and number is not None}
-    actions = {action for action, _, _ in box.past}
+def history_of(box: Box, noted: Collection[Noted] | None = None) -> History:
+    """What is known of its last start: all, or what was noted."""
+    noted = box.past if noted is None else noted
+    sent = {number for action, _, number in noted if action == "kill" and number is not None}
+    actions = {action for action, _, _ in noted}
     return History(started="start" in actions, died="die" in actions, signals=frozenset(sent), oom=box.oom)
+
+
+def remembered_of(box: Box) -> History:
+    """What an engine that is asked remembers of its last start."""
+    noted = _remembered(box)
+    found = history_of(box, noted)
+    return structs.replace(found, forgets=len(noted) < len(box.past))
+
+
+def _remembered(box: Box) -> list[Noted]:
+    world = box.job.world
+    last = {id(one) for one in world.noted[-world.remembers :]}
+    return [one for one in box.past if id(one) in last]

@@ -40,6 +40,7 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import Profile, undeclared
 from sandboxrun.spec.state import Created, History, ObservedSandbox, Snapshot, from_label, parse_time
+from sandboxrun.spec.types import freeze
 from sandboxrun.threads import begin
 from sandboxrun.tracing import span
 
@@ -172,7 +173,7 @@ class ProjectReaper:
     Afterwards: whether somebody else had its lock (`busy`), how many of its sandboxes are there by `states` (None where
     not all were looked at), in how many seconds something is due that only the clock tells (`next_look`), the processes
     that own any (`owners`), and the ids of sandboxes whose lease has run out (`lapsed`): they are reaped by one who was
-    given them, if they still are.
+    given them, if they still are. `heard` are histories of those whose end was followed.
     """
 
     def __init__(
@@ -184,8 +185,9 @@ class ProjectReaper:
         settings: ApplySettings,
         *,
         lapsed: frozenset[str] = frozenset(),
+        heard: Mapping[str, History] = freeze({}),
     ) -> None:
-        self._doubted = lapsed
+        self._doubted, self._heard = lapsed, heard
         self._engine, self._scope, self._homes, self._settings = engine, scope, homes, settings
         self._profile = undeclared(names, no_store().project_directory)
         self._reaped: list[Reaped] = []
@@ -217,7 +219,7 @@ class ProjectReaper:
         with self._told_as_left():
             if sure or self._has_work():
                 with self._reaping() as lock:
-                    snapshot = self._reap_due(self._engine.observe(self._profile, no_store(), held=lock), lock.check)
+                    snapshot = self._reap_due(self._observe(lock), lock.check)
                     self._sweep(snapshot, lock.check)
                     self._look_ahead(snapshot)
         if sure and self.busy:
@@ -225,12 +227,12 @@ class ProjectReaper:
                 self._has_work()
         return self._result(monotonic() - began)
 
-    def reap_ended(self, ended: Mapping[str, History | None]) -> Result:
-        """Reap these containers, which have ended, and look at nothing else. Their histories as `observe_ended` has
-        them."""
+    def reap_ended(self, ended: Iterable[str]) -> Result:
+        """Reap these containers, which have ended, and look at nothing else."""
         began = monotonic()
         with self._told_as_left(), self._reaping() as lock:
-            self._reap_due(self._engine.observe_ended(self._profile, no_store(), ended), lock.check)
+            known = {id: self._heard.get(id) for id in ended}
+            self._reap_due(self._engine.observe_ended(self._profile, no_store(), known), lock.check)
         return self._result(monotonic() - began)
 
     def _result(self, seconds: float = 0.0) -> Result:
@@ -309,8 +311,8 @@ class ProjectReaper:
     def _leave(self, address: str, *faults: Diagnostic) -> None:
         self._left.append(Left(project=self._profile.project, address=address, faults=faults))
 
-    def _observe(self) -> Snapshot:
-        return self._engine.observe(self._profile, no_store())
+    def _observe(self, held: Lock | None = None) -> Snapshot:
+        return self._engine.observe(self._profile, no_store(), held=held, heard=self._heard)
 
     def _due(self, snapshot: Snapshot) -> Mapping[str, Reason]:
         here = {o.id for o in snapshot.sandboxes if self._scope.has(o, snapshot)}
@@ -443,7 +445,8 @@ class Reaper:
         self._everything = True  # whether all projects are to be looked at
         self._lost: EngineError | None = None
         self._next: dict[str, float] = {}  # project → when to look at it (time.monotonic)
-        self._ended: dict[str, dict[str, History | None]] = {}  # project → what is to be reaped, as its end was told
+        self._ended: dict[str, set[str]] = {}  # project → what is to be reaped, as its end was told
+        self._heard: dict[str, History] = {}  # of what has ended and is still there: the engine may forget it
         self._names: dict[str, Names] = {}  # of projects that were looked at
         self._known: set[str] = set()  # projects in which nothing was started since they were looked at
         self._owners: set[tuple[Owner, str]] = set()  # those whose end is waited for, by project
@@ -470,6 +473,7 @@ class Reaper:
             self._lost, self._everything = None, True
             self._known.clear()
             self._ended.clear()
+            self._heard.clear()
             begin(partial(self._follow, news), name="engine events", failed=self._broken)
             self._tell(Connected())
             yield
@@ -482,8 +486,12 @@ class Reaper:
             with self._changed:
                 if one.action == "start":
                     self._known.discard(one.project)
+                if one.history is not None:
+                    self._heard[one.id] = one.history
+                else:
+                    self._heard.pop(one.id, None)
                 if to_reap:
-                    self._ended.setdefault(one.project, {})[one.id] = one.history
+                    self._ended.setdefault(one.project, set()).add(one.id)
             self._wake(one.project)
         raise EngineError("following the engine's events", "the engine ended the stream")
 
@@ -538,13 +546,13 @@ class Reaper:
 
     def _look_at(self, project: str) -> None:
         with self._changed:
-            ended, at_once = self._ended.pop(project, {}), project in self._known and self._scope.whole
+            ended, at_once = self._ended.pop(project, set()), project in self._known and self._scope.whole
             if ended and at_once:
                 self._known.discard(project)  # however much ends, the next look is at all
             else:
                 self._known.add(project)
         if ended and at_once:
-            work = ProjectReaper(self._engine, self._names[project], self._scope, self._homes, self._settings)
+            work = self._work_on(self._names[project])
             self._tell_of(project, work, work.reap_ended(ended), 0.0)
         else:
             self._look_at_whole(project)
@@ -560,7 +568,7 @@ class Reaper:
         now, seen = monotonic(), self._lapsed.pop(project, {})
         doubted = frozenset(id for id, since in seen.items() if now - since >= self._doubt)
         self._names[project] = names = found[0].names
-        work = ProjectReaper(self._engine, names, self._scope, self._homes, self._settings, lapsed=doubted)
+        work = self._work_on(names, lapsed=doubted)
         result, again = work.reap(sure=surely_due(found[0], self._scope)), work.next_look
         if work.lapsed:
             self._lapsed[project] = {id: seen.get(id, now) for id in work.lapsed}
@@ -569,6 +577,12 @@ class Reaper:
         self._owners -= {(owner, of) for owner, of in [*self._owners] if of == project and owner not in work.owners}
         for owner in work.owners:
             self._await_end(owner, project)
+
+    def _work_on(self, names: Names, *, lapsed: frozenset[str] = frozenset()) -> ProjectReaper:
+        with self._changed:
+            heard = dict(self._heard)
+        settings = self._settings
+        return ProjectReaper(self._engine, names, self._scope, self._homes, settings, lapsed=lapsed, heard=heard)
 
     def _tell_of(self, project: str, work: ProjectReaper, result: Result, again: float | None) -> None:
         """Tell what was done, and look at the project once more in `again` seconds, or when that may do more."""

@@ -95,8 +95,10 @@ class Runner:
             with span("verify", project=self._profile.project):
                 self._options.proof.before(chosen, None)
         profile = structs.replace(self._profile, sandboxes=tuple(self._one_off(s) for s in chosen))
-        job = self._job = Job(self._engine, profile, self._store, self._settings)
-        with naming_what_stays(job), self._engine.lease() as lease:
+        # How they ended is known by the events then: the engine may have forgotten them when it is asked.
+        events = self._engine.follow(profile.project, self._settings.began)
+        job = self._job = Job(self._engine, profile, self._store, self._settings, events)
+        with naming_what_stays(job), events, self._engine.lease() as lease:
             applied = self._start(profile, job, lease)
             try:
                 job.wait(self._named)

@@ -609,6 +609,7 @@ class History(Data):
 
     `began`: when the engine itself started; `outlives`: its containers run on without it. `known` is false where the
     engine tells neither: then it may have been restarted meanwhile. `silent`: its stops leave no signal in the events.
+    `forgets`: so much has happened on it that a signal of just before the end may be forgotten.
     """
 
     started: bool = False
@@ -619,11 +620,17 @@ class History(Data):
     outlives: bool = False
     known: bool = True
     silent: bool = False
+    forgets: bool = False
 
     @property
     def whole(self) -> bool:
         """Whether all of its signals are known: a busy engine may have forgotten all but its end."""
         return self.started and self.died
+
+    def explains(self, code: int | None) -> bool:
+        """Whether it says who sent a signal that the exit code stands for, where somebody outside may have."""
+        signal = _signal_in(code)
+        return signal not in _ENDING or signal in self.signals or (self.oom and signal == signals.SIGKILL)
 
 
 _LOST = 255  # what an engine gives, at its start, to a container that it had left running and finds ended
@@ -720,9 +727,10 @@ def _how(code: int | None, oom: bool, stopped_by: StoppedBy, watched: bool, hist
         return How.OOM, None
     if history.signals & (_ENDING | {signal}):
         return How.KILLED, "stopped by somebody else"
-    if signal is not None and signal in _ENDING and not (watched or history.died):
+    if signal in _ENDING and (history.forgets or not (watched or history.died)):
         by = signals.Signals(signal).name
-        return How.UNKNOWN, f"the exit was not observed, and {by} from outside gives the same exit code"
+        unseen = "the engine has forgotten which signals it sent" if history.died else "the exit was not observed"
+        return How.UNKNOWN, f"{unseen}, and {by} from outside gives the same exit code"
     return (How.EXITED if code == 0 else How.FAILED), memory
 
 

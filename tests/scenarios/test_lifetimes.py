@@ -130,6 +130,15 @@ def test_a_timeout_that_was_watched_is_one_whatever_the_clock_says(
     assert (index.ending.how, result.exit_code) == (How.TIMEOUT, 124)
 
 
+def test_a_run_knows_who_ended_its_sandbox_though_the_engine_forgets(tmp_path: Path) -> None:
+    world = new_world()
+    world.remembers = 1
+    job = Job.of(Fake(world), read(tmp_path, {"agent": {"command": ["sleep", "1000"]}}), tmp_path / "evidence")
+    options = RunOptions(started=lambda container: world.boxes[container].send(15))
+    (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes, options=options)
+    assert (result.ending and result.ending.how, result.exit_code) == (How.KILLED, 143)
+
+
 # -- what becomes of it once it has ended
 
 FAILS, WORKS = ["sh", "-c", "exit 3"], ["sh", "-c", "exit 0"]

@@ -498,6 +498,23 @@ def test_a_watching_reaper_looks_at_nothing_else_when_one_ends(tmp_path: Path) -
     assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"]
 
 
+@pytest.mark.parametrize("more", [False, True], ids=["one", "others start meanwhile"])
+def test_a_watching_reaper_remembers_what_a_busy_engine_forgets(tmp_path: Path, more: bool) -> None:
+    world = new_world()
+    job = job_on(world, tmp_path, {name: {"command": ["sh", "-c", "sleep 1000"]} for name in ("agent", "other")})
+    with Watching(world) as watching:
+        job.apply(targets=("agent",))
+        (box,) = world.boxes.values()
+        watching.until(lambda: any(isinstance(told, ProjectLooked) and told.states for told in watching.told))
+        world.remembers = 1
+        with job.backend.lock("tale", wait=1):
+            box.send(9)
+        if more:
+            job.apply(targets=("other",))
+        watching.until(lambda: watching.reaped)
+    assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"]
+
+
 def test_a_watching_reaper_may_be_told_of_ends_in_a_project_that_was_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,9 +13,10 @@ import signal as signals
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from datetime import datetime, timedelta
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial, reduce
+from itertools import islice
 from pathlib import PurePosixPath
 from posixpath import join, normpath
 from types import TracebackType
@@ -43,8 +44,11 @@ if TYPE_CHECKING:
 
 _DEFAULT_NETWORK = "bridge"  # Docker makes it again at every start, so its age is the engine's
 _NAMED = 20  # containers that a question names; of more, the answer is sorted out here
+_KILLED = 137  # the exit code of what got SIGKILL, from somebody or from the kernel for its memory
 _REMOVED = timedelta(hours=1)  # what was removed longer ago is hardly among an engine's last events
 _PATIENCE = 10.0  # seconds, for an engine that does not end its answer
+_NOTICE = timedelta(seconds=15)  # longer than what is told to stop mostly takes for it
+SOON = 1.0  # seconds until a stream tells what has happened: an end, and after it that memory was what it died of
 
 
 def histories(engine: Engine, ended: Mapping[str, State]) -> Mapping[str, History]:
@@ -58,6 +62,7 @@ def histories(engine: Engine, ended: Mapping[str, State]) -> Mapping[str, Histor
     if all(history.whole for history in found.values()):
         return found  # one engine saw all of them from start to end: it was not restarted
     about: dict[str, Any] = {"outlives": True, "silent": True}
+    doubted: dict[str, datetime] = {}
     if not is_podman(engine.version(), {}):
         created = (engine.network(_DEFAULT_NETWORK) or {}).get("Created")
         began = parse_time(created) if isinstance(created, str) else None
@@ -66,7 +71,23 @@ def histories(engine: Engine, ended: Mapping[str, State]) -> Mapping[str, Histor
         else:
             outlives = bool(engine.info().get("LiveRestoreEnabled"))
             about = {"began": began, "outlives": outlives, "known": began is not None or outlives}
-    return {id: history_of(events[id], **about) for id in ended}
+        doubted = {id: end for id, end in ends.items() if end is not None and _is_doubtful(found[id], ended[id])}
+    known_since = _known_since(engine) if doubted else None
+    forgets = {id for id, end in doubted.items() if known_since is not None and known_since > end - _NOTICE}
+    return {id: history_of(events[id], **about, forgets=id in forgets) for id in ended}
+
+
+def _is_doubtful(history: History, state: State) -> bool:
+    """Whether a signal that the engine has forgotten may have ended it."""
+    return not history.whole and history.died and isinstance(state, Ended) and not history.explains(state.exit_code)
+
+
+def _known_since(engine: Engine) -> datetime | None:
+    """Since when the engine remembers all that happened; None where it has forgotten nothing."""
+    until = math.ceil(engine.clock().timestamp()) + 1
+    with engine.events(since="0", until=str(until)) as stream, stream.within(_PATIENCE):
+        times = [_nanoseconds(event) for event in islice(stream, _REMEMBERED)]
+    return datetime.fromtimestamp(min(times) / 1e9, UTC) if len(times) >= _REMEMBERED else None
 
 
 def of_removed(engine: Engine, id: str) -> History:
@@ -97,17 +118,19 @@ def _with_event(found: History, event: Mapping[str, Any]) -> History:
 
 
 def _events(engine: Engine, ends: Mapping[str, datetime | None], since: datetime) -> dict[str, list[Mapping[str, Any]]]:
-    """Their events, oldest first. A container's end is reported a moment after its state shows it, so that of one that
-    has just ended is waited for. Where the clock was set back meanwhile, the last are earlier than the first."""
+    """Their events, oldest first. A container's end is reported a moment after its state shows it, and that it died of
+    memory may be after that, so that of one that has just ended they are waited for. Where the clock was set back
+    meanwhile, the last are earlier than the first."""
     found: dict[str, list[Mapping[str, Any]]] = {id: [] for id in ends}
     now = engine.clock()
     fresh = any(end is None or end >= now - timedelta(seconds=2) for end in ends.values())
     filters = {"type": ["container"], **({"container": list(ends)} if len(ends) <= _NAMED else {})}
     missing = {id for id, end in ends.items() if end is not None}
+    awaited = bool(missing)
     times = [at.timestamp() for at in (since, now, *ends.values()) if at is not None]
     until = str(math.ceil(max(times)) + (2 if fresh else 0))
     stream = engine.events(filters=filters, since=str(int(min(times)) - 1), until=until)
-    with stream, stream.within(_PATIENCE):
+    with stream, stream.within(_PATIENCE), ExitStack() as hurry:
         for event in stream:
             if (id := _id_of(event)) not in found:
                 continue
@@ -117,8 +140,16 @@ def _events(engine: Engine, ends: Mapping[str, datetime | None], since: datetime
             if event.get("Action") in ("die", "died") and end and _nanoseconds(event) / 1e9 >= end.timestamp() - 0.001:
                 missing.discard(id)
                 if not missing:
-                    break
+                    hurry.enter_context(stream.within(SOON))  # that it died of memory is told by then
+            if awaited and not missing and not (fresh and any(map(_may_be_memory, found.values()))):
+                break
     return found
+
+
+def _may_be_memory(events: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether it was killed, and nothing tells yet by whom."""
+    codes = [_attributes(event).get("exitCode") for event in events if event.get("Action") == "die"]
+    return codes[-1:] == [str(_KILLED)] and not history_of(events).explains(_KILLED)
 
 
 # -- A command that was never there: under an init it "starts", and ends at once with a code that it may have itself
@@ -214,13 +245,12 @@ _ACTIONS = ("create", "start", "oom", "kill", "update", "die", "destroy")
 _REMEMBERED = 256  # events that an engine keeps
 _REACH = LEASE + 15  # seconds; whoever holds a lock has made a volume of it within its lease
 _TOLD = 0.25  # seconds that the stream may take for what has happened
-SOON = 1.0  # seconds until the stream tells of an end that was seen otherwise
 _SAME = 2.0  # seconds: the engine tells its time in whole ones, so clocks that differ by less may be one
 
 
 class ProjectEvents:
-    """The events of a project's containers since `began` (UNIX time, by this machine's clock). As a context it follows
-    them; without, it knows what the engine remembers. Raises EngineErrors.
+    """What happened to a project's containers since `began` (UNIX time, by this machine's clock), and before to those.
+    As a context it follows it; without, it knows what the engine remembers. Raises EngineErrors.
 
     For who is `locking` the stream is of everything: events of volumes, as the project's lock is, have no labels.
     """
@@ -240,16 +270,13 @@ class ProjectEvents:
         self._locks: dict[str, int] = {}  # volumes of the project's lock that are there → how many came before
         self._events: dict[tuple[str, int, str], Json] = {}  # container, time, action: the engine may tell it twice
         self._codes: dict[str, str] = {}  # container → its exit code at its last end
+        self._ended: dict[str, float] = {}  # container → when that was told (time.monotonic)
         self._lost: EngineError | None = None
         self._stream: EventStream | None = None
         self._lock = threading.Condition()
 
     def __enter__(self) -> Self:
-        if self._locking:
-            since = min(self._began, time.time() + self._ahead - _REACH)
-            self._hear(self._engine.events(since=f"{since:.9f}"))
-        else:
-            self._hear(self._engine.events(filters=self._filters, since=f"{self._began:.9f}"))
+        self._hear(self._engine.events(filters=None if self._locking else self._filters, since=self._from()))
         return self
 
     def _hear(self, stream: EventStream) -> None:
@@ -263,7 +290,7 @@ class ProjectEvents:
         wide = self._stream
         if self._locking and wide is not None:
             with suppress(EngineError):
-                self._hear(self._engine.events(filters=self._filters, since=f"{self._since():.9f}"))
+                self._hear(self._engine.events(filters=self._filters, since=self._from()))
                 wide.close()
                 self._locking = False
 
@@ -275,8 +302,8 @@ class ProjectEvents:
         """All containers that something happened to until now, by id; until the lock `held` was taken, where that is
         enough. Raises EngineError once the stream was lost."""
         if held is None or not self._has_told_until(held):
-            since, until = f"{self._since():.9f}", f"{time.time() + self._ahead:.9f}"
-            with self._engine.events(filters=self._filters, since=since, until=until) as remembered:
+            until = f"{time.time() + self._ahead:.9f}"
+            with self._engine.events(filters=self._filters, since=self._from(), until=until) as remembered:
                 self._take(remembered)
         if self._lost is not None:
             raise self._lost
@@ -285,7 +312,12 @@ class ProjectEvents:
         by_id: dict[str, list[Json]] = {}
         for (container, _, _), event in found:
             by_id.setdefault(container, []).append(event)
-        return {container: _past(container, events) for container, events in by_id.items()}
+        since = self._since() * 1e9
+        return {id: _past(id, events) for id, events in by_id.items() if _nanoseconds(events[-1]) >= since}
+
+    def _from(self) -> str:
+        """Where to begin to listen: early enough to hear of a signal before it began that ended something since."""
+        return f"{min(self._since(), time.time() + self._ahead - _REACH):.9f}"
 
     def _since(self) -> float:
         """When it began, by the engine's clock now: where that was set back since, nothing else would come after."""
@@ -318,10 +350,16 @@ class ProjectEvents:
         """Of one that has ended, what the stream has told: events come in order, so that all is known with its end."""
         if is_podman(self._engine.version(), {}):
             return None  # its events do not have everything
+
+        def events() -> list[Json]:
+            return sorted((event for at, event in self._events.items() if at[0] == id), key=_nanoseconds)
+
         with self._lock:
-            self._lock.wait_for(lambda: self._lost is not None or id in self._codes, SOON)
-            events = sorted((event for at, event in self._events.items() if at[0] == id), key=_nanoseconds)
-        found = history_of(events)
+            began = any(event.get("Action") == "start" for event in events())  # else it will not be whole, if not soon
+            if self._lock.wait_for(lambda: self._lost is not None or id in self._codes, SOON if began else _TOLD):
+                left = self._ended[id] + SOON - time.monotonic() if id in self._ended else 0.0
+                self._lock.wait_for(lambda: self._lost is not None or not _may_be_memory(events()), max(0.0, left))
+            found = history_of(events())
         return found if found.whole and self._lost is None else None
 
     def exit_code(self, id: str, timeout: float) -> int | None:
@@ -365,11 +403,9 @@ class ProjectEvents:
         return event
 
     def _is_ours(self, event: Json) -> bool:
-        """Whether it is one of the project's containers, and since it began."""
-        if event.get("Type") != "container" or event.get("Action") not in _ACTIONS:
-            return False
-        ours = _attributes(event).get(labels.PROJECT) == self._project
-        return ours and _nanoseconds(event) >= self._since() * 1e9
+        """Whether it is of one of the project's containers."""
+        known = event.get("Type") == "container" and event.get("Action") in _ACTIONS
+        return known and _attributes(event).get(labels.PROJECT) == self._project
 
     def _take(self, stream: Iterable[Json]) -> None:
         for event in filter(self._is_ours, stream):
@@ -378,7 +414,8 @@ class ProjectEvents:
                 self._events[container, _nanoseconds(event), str(event.get("Action"))] = event
                 if event.get("Action") == "die":
                     self._codes[container] = _attributes(event).get("exitCode", "")
-                    self._lock.notify_all()
+                    self._ended[container] = time.monotonic()
+                self._lock.notify_all()
 
 
 def _past(container: str, events: list[Json]) -> Past:

@@ -50,7 +50,6 @@ from sandboxrun.spec.state import (
     Offers,
     Running,
     Snapshot,
-    State,
     StoppedBy,
     decide,
     from_label,
@@ -81,12 +80,13 @@ def take_snapshot(
     workspaces: bool = False,
     events: Events | None = None,
     held: ProjectLock | None = None,
+    heard: Mapping[str, History] = freeze({}),
 ) -> Snapshot:
     """The project on the engine now. Raises EngineError.
 
     `workspaces`: those of sandboxes that have completed are compared with what they are now, which reads all their
     files. With `events`, what other jobs saw completed since it began counts as this checkout's own record does. `held`
-    was taken just now, which showed the project's volumes.
+    was taken just now, which showed the project's volumes. `heard` are the histories of those whose end was followed.
     """
     images = _Images(engine)
     references = freeze(images.references(profile.sandboxes))
@@ -96,7 +96,7 @@ def take_snapshot(
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     sandboxes = _observed(inspected, profile, store, images)
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes})
-    sandboxes = _with_endings(engine, sandboxes)
+    sandboxes = _with_endings(engine, sandboxes, heard)
     orphaned, owned, lapsed = _by_owner(engine, sandboxes)
     networks = own_networks(engine, profile.project)
     volumes = own_volumes(engine, profile.project, listed=held.listed if held is not None else None)
@@ -275,14 +275,17 @@ def _with_endings(
     """What the engine says of how those ended that have, for which it is not asked about what is `known`; and what its
     clock did meanwhile."""
     sandboxes = tuple(structs.replace(o, state=with_clock(o.state, o.labels, engine.clock)) for o in sandboxes)
-    ended: dict[str, State] = {o.id: o.state for o in sandboxes if isinstance(o.state, Ended)}
+    ended = {o.id: o.state for o in sandboxes if isinstance(o.state, Ended)}
     if not ended:
         return sandboxes
     from sandboxrun.backend.docker.history import histories, known_state
 
     found = dict(known)
+    # that it died of memory may have been told a moment later
+    open_still = {id: s for id, s in ended.items() if id not in known or not known[id].explains(s.exit_code)}
     try:
-        found |= histories(engine, {id: state for id, state in ended.items() if id not in known})
+        for id, asked in histories(engine, open_still).items():
+            found[id] = structs.replace(known[id], oom=known[id].oom or asked.oom) if id in known else asked
     except EngineUnreachable:
         raise
     except EngineError:  # some proxies before an engine let nobody ask for its events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from sandboxrun.backend.docker import history
 from sandboxrun.backend.docker.history import ProjectEvents
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.spec import labels
+from sandboxrun.spec.state import Ended, How, decide
 from tests.conftest import until
 
 OWN, RIVAL = "sandboxrun-lock-p-00000000000000aa-1f", "sandboxrun-lock-p-00000000000000bb-2e"
@@ -92,9 +94,9 @@ def happened(action: str, id: str, *, project: str = "p", at: float | None = Non
     return {"Type": "container", "Action": action, "Actor": actor, "timeNano": int(when * 1e9)}
 
 
-def volume(action: str, name: str) -> Mapping[str, Any]:
+def volume(action: str, name: str, *, at: float | None = None) -> Mapping[str, Any]:
     actor = {"ID": name, "Attributes": {"driver": "local"}}
-    return {"Type": "volume", "Action": action, "Actor": actor, "timeNano": time.time_ns()}
+    return {"Type": "volume", "Action": action, "Actor": actor, "timeNano": int((at or time.time()) * 1e9)}
 
 
 def past(engine: Engine, events: ProjectEvents) -> tuple[set[str], int]:
@@ -189,3 +191,113 @@ def test_who_takes_no_lock_hears_of_nobody_else() -> None:
         engine.own.tell(happened("die", "own", exitCode="7"))
         assert events.exit_code("own", 60) == 7
         assert past(engine, events) == ({"own", "asked"}, 1)
+
+
+# -- what a busy engine forgets, and what it tells late
+
+
+def of(events: ProjectEvents, id: str) -> tuple[bool, frozenset[int], bool] | None:
+    found = events.history(id)
+    return (found.whole, found.signals, found.oom) if found is not None else None
+
+
+def test_that_one_died_of_memory_may_be_told_after_its_end() -> None:
+    engine = Engine()
+    with ProjectEvents(engine, "p", time.time()) as events:  # type: ignore[arg-type]
+        at = time.time()
+        engine.own.tell(happened("start", "a", at=at), happened("die", "a", at=at + 1, exitCode="137"))
+        until(lambda: "a" in events._ended)
+        found: list[Any] = []
+        waiting = history.begin(lambda: found.append(of(events, "a")), name="test", failed=found.append)
+        engine.own.tell(happened("oom", "a", at=at + 2))
+        waiting.join(60)
+    assert found == [(True, frozenset(), True)]
+
+
+def test_of_what_was_killed_by_nobody_that_is_known_it_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "SOON", 0.2)
+    engine = Engine()
+    with ProjectEvents(engine, "p", time.time()) as events:  # type: ignore[arg-type]
+        at = time.time()
+        engine.own.tell(happened("start", "a", at=at), happened("die", "a", at=at + 1, exitCode="137"))
+        until(lambda: "a" in events._ended)
+        assert of(events, "a") == (True, frozenset(), False)
+
+
+def test_what_ended_before_it_is_followed_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "SOON", 3600.0)
+    monkeypatch.setattr(history, "_TOLD", 0.05)
+    with ProjectEvents(Engine(), "p", time.time()) as events:  # type: ignore[arg-type]
+        assert of(events, "long ago") is None
+
+
+class Forgetting:
+    """An engine that is asked for what it remembers: the events of `told`, oldest first, of which it may have forgotten
+    the first; `late` comes after it was asked."""
+
+    def __init__(self, *told: Mapping[str, Any], busy: int = 0, late: tuple[Mapping[str, Any], ...] = ()) -> None:
+        others = [volume("create", f"other-{n}") for n in range(busy)]
+        self._told, self._late = (*told[:-1], *others, told[-1])[-256:], late
+
+    def clock(self) -> datetime:
+        return datetime.now(UTC)
+
+    def version(self) -> Mapping[str, Any]:
+        return {}
+
+    def network(self, name: str) -> Mapping[str, Any]:
+        return {"Created": "2026-01-01T00:00:00Z"}
+
+    def events(self, *, since: str, until: str, filters: Any = None) -> Any:
+        told = (*self._told, *self._late)
+
+        class Answer:
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *error: object) -> None:
+                """Nothing to close."""
+
+            def __iter__(self) -> Iterator[Mapping[str, Any]]:
+                return iter(e for e in told if filters is None or e["Type"] == "container")
+
+            def within(self, seconds: float) -> Any:
+                return contextlib.nullcontext()
+
+        return Answer()
+
+
+def ended(code: int, at: float) -> Ended:
+    started, finished = (datetime.fromtimestamp(when, UTC) for when in (at - 60, at))
+    return Ended(exit_code=code, oom=False, started=started, finished=finished)
+
+
+@pytest.mark.parametrize(
+    ("code", "busy", "how"),
+    [
+        pytest.param(143, 256, How.UNKNOWN, id="its signal may be forgotten"),
+        pytest.param(137, 256, How.UNKNOWN, id="its signal may be forgotten, KILL"),
+        pytest.param(143, 100, How.FAILED, id="all is remembered"),
+        pytest.param(3, 256, How.FAILED, id="no signal ends it so"),
+        pytest.param(0, 256, How.EXITED, id="it ended well"),
+    ],
+)
+def test_an_end_that_a_forgotten_signal_may_have_brought_is_unknown(code: int, busy: int, how: How) -> None:
+    at = time.time()
+    engine = Forgetting(happened("die", "a", at=at, exitCode=str(code)), busy=busy)
+    state = ended(code, at)
+    assert decide(state, history=history.histories(engine, {"a": state})["a"]).how is how  # type: ignore[arg-type]
+
+
+def test_an_end_long_after_what_is_forgotten_is_known() -> None:
+    at = time.time()
+    before = [volume("create", f"other-{n}", at=at - 60) for n in range(300)]
+    engine, state = Forgetting(*before, happened("die", "a", at=at, exitCode="143")), ended(143, at)
+    assert decide(state, history=history.histories(engine, {"a": state})["a"]).how is How.FAILED  # type: ignore[arg-type]
+
+
+def test_an_engine_that_is_asked_may_tell_of_memory_after_the_end() -> None:
+    at = time.time()
+    start, die = happened("start", "a", at=at - 60), happened("die", "a", at=at, exitCode="137")
+    engine, state = Forgetting(start, die, late=(happened("oom", "a", at=at + 0.1),)), ended(137, at)
+    assert decide(state, history=history.histories(engine, {"a": state})["a"]).how is How.OOM  # type: ignore[arg-type]

@@ -49,14 +49,15 @@ class Remembering:
         return Stream()
 
 
-def pasts(*events: Mapping[str, Any]) -> ProjectEvents:
-    return ProjectEvents(Remembering(*events), "p", 0.0)  # type: ignore[arg-type]
+def pasts(*events: Mapping[str, Any], began: float = 0.0) -> ProjectEvents:
+    return ProjectEvents(Remembering(*events), "p", began)  # type: ignore[arg-type]
 
 
 def completed(
-    *events: Mapping[str, Any], sandbox: DeclaredSandbox = AGENT, content: str = ""
+    *events: Mapping[str, Any], sandbox: DeclaredSandbox = AGENT, content: str = "", began: float = 0.0
 ) -> list[tuple[str, int | None, str]]:
-    found = completed_elsewhere(pasts(*events), [sandbox], lambda sandbox, told: told != content)
+    past = pasts(*events, began=began)
+    found = completed_elsewhere(past, [sandbox], lambda sandbox, told: told != content)
     return [(record.outcome, record.exit_code, record.run) for record in found.values()]
 
 
@@ -78,6 +79,7 @@ def test_one_that_was_stopped_after_its_timeout_counts() -> None:
         RAN[:2],
         RAN[:3],  # it is there: the snapshot shows it, and how it ended
         (*RAN, event("kill", 4, signal="15")),
+        (event("die", 5, exitCode="143"), event("destroy", 6)),
         (*RAN, event("update", 3)),
         (*RAN[:2], event("die", 5, exitCode="137"), event("start", 6), event("destroy", 7)),
         (*RAN[:2], event("die", 5), event("destroy", 6)),
@@ -85,10 +87,28 @@ def test_one_that_was_stopped_after_its_timeout_counts() -> None:
         ({}, {"Action": "die", "Actor": {}}),
         (),
     ],
-    ids=["runs", "there", "stopped", "updated", "began again", "no code", "odd code", "odd", "nothing"],
+    ids=[
+        "runs",
+        "there",
+        "stopped",
+        "maybe stopped",
+        "updated",
+        "began again",
+        "no code",
+        "odd code",
+        "odd",
+        "nothing",
+    ],
 )
 def test_what_is_not_certain_does_not_count(events: tuple[Mapping[str, Any], ...]) -> None:
     assert completed(*events) == []
+
+
+def test_one_that_was_stopped_before_it_is_followed_and_ended_since_does_not_count() -> None:
+    """As by a `destroy` that waits for it to end, beside which an `apply` begins."""
+    assert completed(*RAN, began=4) == [("failed", 3, "r1")]
+    assert completed(*RAN, event("kill", 3, signal="15"), began=4) == []
+    assert completed(*RAN, began=7) == []
 
 
 @pytest.mark.parametrize(
