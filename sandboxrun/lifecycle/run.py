@@ -7,7 +7,7 @@ project collects it, evidence first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -155,16 +155,22 @@ class Runner:
             session.extra_labels = {labels.ONE_OFF: "1", labels.LEASE: lease}
             session.wanted = self._named
             job.watch_from_start(session, how)
-            begun = session.after_start
+            attach, begun = session.before_start, session.after_start
+            get_ready = cache(
+                partial(begin, partial(_get_ready, self._engine), name="get ready", failed=self._failures.append)
+            )
+
+            def attached(sandbox: DeclaredSandbox, made: Made) -> None:
+                attach(sandbox, made)
+                get_ready()
 
             def started(sandbox: DeclaredSandbox, made: Made) -> None:
                 begun(sandbox, made)
                 options.started(made.id)
 
-            session.after_start = started
+            session.before_start, session.after_start = attached, started
             if options.proof is not None:
                 options.proof.prepare(session)
-            begin(partial(_get_ready, self._engine), name="get ready", failed=self._failures.append)
 
         shared = shares(profile.sandboxes)
         with job.making(locks=shared, making=options.making) as guard:
@@ -217,7 +223,8 @@ class Runner:
 
 
 def _get_ready(engine: Backend) -> None:
-    """What keeps the evidence is imported while the engine starts the sandboxes, not once they have ended."""
+    """What keeps the evidence is imported while the engine starts the first sandbox: neither before, which would delay
+    that, nor once it has ended."""
     import sandboxrun.evidence.capture  # noqa: F401
 
     engine.histories({})  # of nothing: with it comes what it needs
