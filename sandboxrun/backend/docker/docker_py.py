@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _BASE_VERSION = "1.41"  # docker-py wants one; the paths sent are this program's own
+_MUCH, _MOST = 1 << 14, 1 << 18  # bytes that arrive at once from a program that writes as fast as it can
+_GATHERING = 0.0005  # seconds: less than it takes the engine to fill the socket's buffer
 _DIALLED = "tcp://docker:2375"  # what docker-py takes for the address of an engine that `dial` leads to
 
 
@@ -155,7 +158,7 @@ class HijackedConnection:
         self._sock.setblocking(False)
         self._lock = nullcontext() if self._waits else threading.Lock()
         self._reading = threading.RLock()
-        self._ended = False
+        self._ended = self._flowing = False  # whether what came last was much
         self._early = self._drain()
         self._sock.setblocking(self._waits)
 
@@ -172,14 +175,18 @@ class HijackedConnection:
             taken, self._early = self._early[:size], self._early[size:]
             return taken
         with self._reading:
+            if self._flowing:  # so does what comes next, and who is woken for all of it at once is woken less often
+                time.sleep(_GATHERING)
             if self._ended:
                 return b""
             try:
-                return self._step(lambda: self._sock.recv(size), select.POLLIN)
+                data = self._step(lambda: self._sock.recv(size), select.POLLIN)
             except Broken:
                 if self._ended:
                     return b""
                 raise
+            self._flowing = self._waits and len(data) >= _MUCH
+            return data
 
     def send(self, data: bytes) -> int:
         """Send all of `data`."""
@@ -254,7 +261,7 @@ class DockerPyResponse:
     def some(self) -> bytes:
         """The next piece of the body as it arrives; b"" at its end, or after `close`."""
         if self._hijacked is not None:
-            return self._hijacked.recv(PIECE)
+            return self._hijacked.recv(_MOST)
         if self._ended:
             return b""
         try:
