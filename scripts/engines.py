@@ -31,6 +31,7 @@ import docker
 from sandboxrun.gateway.image import reference
 from scripts import debian, engine, image, system
 from scripts.daemon import Daemon, DaemonError
+from scripts.enter import NAME_SERVER
 
 FOLDER = system.CACHE / "engines"
 STATE = engine.OURS.root / "engines"
@@ -162,10 +163,27 @@ def _remove(daemon: Daemon) -> None:
 def load_images(daemon: Daemon) -> None:
     """Put the images that the machine's own engine has from here onto this one."""
     with contextlib.closing(engine.client(timeout=600)) as source, contextlib.closing(_client(daemon)) as target:
-        tags = [t for t in (image.AGENT, image.BUSYBOX, reference()) if image.present(source, t)]
+        tags = [t for t in (image.AGENT, image.BUSYBOX, image.HAPROXY, reference()) if image.present(source, t)]
         system.say(f"Loading {', '.join(tags)}")
         for tag in tags:
             target.images.load(source.images.get(tag).save(named=tag))
+
+
+# A way out, as any machine has one, and the address of a name server that refuses (see enter.py): one that never
+# answers would be waited for.
+_OUTSIDE = (
+    "link add name out0 type veth peer name out1",
+    f"address add {NAME_SERVER}/24 dev out0",
+    "link set dev out0 up",
+    "link set dev out1 up",
+    "route add default via 198.51.100.1",
+)
+
+
+def give_outside(daemon: Daemon) -> None:
+    """Let the engine's network namespace have what a machine has."""
+    for words in _OUTSIDE:
+        subprocess.run(["nsenter", f"--net=/proc/{daemon.pid}/ns/net", "ip", *words.split()], check=True)
 
 
 def _client(daemon: Daemon) -> docker.DockerClient:
@@ -253,6 +271,7 @@ def main(arguments: list[str]) -> None:
         for name in names:
             with running(name) as daemon:
                 load_images(daemon)
+                give_outside(daemon)
                 results.append(tests(name, daemon, further))
     except DaemonError as error:
         system.fail(str(error))

@@ -33,6 +33,7 @@ _UP = 0x1
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _CGROUPS = "/sys/fs/cgroup"
 _OF_ENGINES = ("overlay", "nsfs")
+NAME_SERVER = "198.51.100.2"  # of a network namespace of its own, in which nothing else would answer either
 
 
 def enter(root: Path, scratch: Path, *, keep_network: bool, without: str | None) -> None:
@@ -48,6 +49,8 @@ def enter(root: Path, scratch: Path, *, keep_network: bool, without: str | None)
     (scratch / "run").mkdir(parents=True, exist_ok=True)
     _mount(f"{scratch}/run", "/run", None, _BIND)
     _own_etc(root, scratch)
+    if not keep_network:
+        Path("/etc/resolv.conf").write_text(f"nameserver {NAME_SERVER}\n")
     _mount(f"{root}/usr", "/usr", None, _BIND)
     _mount(None, "/usr", None, _READ_ONLY_BIND)
 

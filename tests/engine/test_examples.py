@@ -146,7 +146,8 @@ def test_the_allowlist_lets_out_to_one_host(
         asked = [(name, path) for name, _, path in outside.seen]
     kept = evidence(folder)["caller"][0]
     assert (ran.code, asked) == ((0, [(host, "/")]) if known else (1, [])), said(ran)
-    first, *others = (kept / "stdout.log").read_text().splitlines()
+    printed = (kept / "stdout.log").read_text().replace("ENETUNREACH", "EHOSTUNREACH")  # the former on newer engines
+    first, *others = printed.splitlines()
     assert first.startswith(f"{host}:443: {'answered 404' if known else 'E'}")
     assert others == [
         f"{host}:22: ECONNREFUSED",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import docker
 from msgspec import Struct, field
 
 from sandboxrun.backend.docker.client import Engine, connect
@@ -105,3 +106,9 @@ def change(plan: Plan, address: str) -> Change:
     """The change of one resource."""
     (found,) = [c for c in plan.changes if c.address == address]
     return found
+
+
+def leads_nowhere(client: docker.DockerClient) -> bool:
+    """Whether the engine gives containers on a network without a way out no default route: from Docker 26 on, at the
+    latest."""
+    return tuple(map(int, client.version()["ApiVersion"].split("."))) >= (1, 45)
