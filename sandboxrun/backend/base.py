@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sandboxrun.spec.names import Names
     from sandboxrun.spec.project import DeclaredSandbox, Profile
     from sandboxrun.spec.spec import SandboxSpec
-    from sandboxrun.spec.state import Document, History, ImageConfig, ObservedSandbox, Sample, Snapshot, State
+    from sandboxrun.spec.state import Document, Ended, History, ImageConfig, ObservedSandbox, Sample, Snapshot, State
 
 
 Changes = Sequence[tuple[str, str]]  # paths, and whether each was modified, added or deleted
@@ -92,9 +92,9 @@ class Events(AbstractContextManager["Events"], Protocol):
         """All that something happened to, by id. Where the project's lock is `held` since a moment ago, what was done
         under it before is enough. Raises EngineError where that is not known."""
 
-    def history(self, id: str) -> History | None:
-        """Of one that has ended, what was seen of it; None unless that is all since its start. Asks the engine nothing
-        and never raises."""
+    def history(self, id: str, ended: Ended) -> History | None:
+        """Of one that has ended like this, what was seen of it; None where they do not reach back to its start. Never
+        raises."""
 
     def exit_code(self, id: str, timeout: float) -> int | None:
         """The exit code of one that was started since they are followed and ends within `timeout` seconds; None where

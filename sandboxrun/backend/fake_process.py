@@ -272,7 +272,7 @@ class Following(Closing):
             found = {id: self._past_of(box) for id, box in mine.items()}
         return {id: past for id, past in found.items() if past.times}
 
-    def history(self, id: str) -> History | None:
+    def history(self, id: str, ended: Any) -> History | None:
         """All that happened to one that has ended."""
         with self._job.world.guard:
             box = self._job.world.boxes.get(id)

@@ -433,7 +433,6 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
 
     spec, own = observed.applied or observed.spec, observed.labels
     ended = _is_over(observed, spec)
-    heard = session.events.history(observed.id) if ended and session.events is not None else None
     policy, workspace = spec.evidence, spec.workspace
     copied = workspace if workspace is not None and workspace.access == "copy" and policy.patch else None
     source = str(session.profile.directory / copied.source) if copied is not None else ""
@@ -465,7 +464,8 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
         wired=GATEWAY in companions_of(spec),
         keeper=companion(observed.base, KEEPER) if WORKSPACE in held_parts(spec) else None,
         document=observed.document if ended else None,
-        history=observed.history if heard is None else heard,
+        history=observed.history,
+        heard=partial(session.events.history, observed.id) if session.events is not None else lambda ended: None,
         # what of the copy the profile depends on: a patch that changes it changes the next sandbox
         own=frozenset(below(source, session.profile.rests_on) if copied is not None else ()),
         limits=CaptureLimits(log_bytes=policy.logs_limit, artifacts=ExportLimits(bytes=policy.artifacts_limit)),

@@ -31,7 +31,7 @@ from sandboxrun.evidence.workspace import REVISION, staged_content
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.names import own_name
-from sandboxrun.spec.state import Created, Document, History, StoppedBy, decide, parse_time, seen
+from sandboxrun.spec.state import Created, Document, Ended, History, StoppedBy, decide, parse_time, seen
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
     each stream it saw; `missing`: what it already knows to be missing. `stopped_by` and `watched` as `outcome.decide`
     has them; `exit_code` is what a watch saw, for a container that is gone by now; `memory_limit` is in bytes.
     `document` is the engine's answer about a container, `history` what it remembers of it and `changes` what that
-    changed in its file system, where the caller has them, or has asked for them, since it ended.
+    changed in its file system, where the caller has them, or has asked for them, since it ended; `heard` gives what it
+    has told of one that ended like this, where that is followed.
     """
 
     run: str
@@ -81,6 +82,7 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
     keeper: str | None = None
     document: Mapping[str, Any] | None = None
     history: History | None = None
+    heard: Callable[[Ended], History | None] = lambda ended: None
     limits: CaptureLimits = CaptureLimits()
 
 
@@ -251,6 +253,9 @@ class _Capture:
         return structs.replace(given, image=image, repo_digests=found.digests if found is not None else ())
 
     def _remembered(self, answer: Document | None) -> History:
+        state = answer.state if answer is not None else None
+        if isinstance(state, Ended) and (heard := self._request.heard(state)) is not None:
+            return heard
         if self._request.history is not None:
             return self._request.history
         if answer is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct, field, structs
 
 from sandboxrun.backend.base import Backend, Events, Lock
-from sandboxrun.backend.errors import DependencyFailed, EngineTimeout, EngineUnreachable
+from sandboxrun.backend.errors import DependencyFailed, EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import (
     Listener,
     Made,
@@ -52,6 +52,7 @@ from sandboxrun.plan.operations import (
     RemoveSandbox,
     RemoveVolume,
     StartSandbox,
+    StopSandbox,
 )
 from sandboxrun.plan.planner import Options, check_others, make_destroy_plan, make_plan, not_as_declared
 from sandboxrun.plan.preflight import unfetched, watched_timeouts
@@ -431,7 +432,12 @@ def destroy(
         if not confirm(made):
             return Outcome(plan=made)
         check_others(made, settings.take_over)
-        outcome = carry_out(made, snapshot, engine, profile, store, settings, lock.check)
+        with ExitStack() as following:
+            events: Events | None = None
+            if any(isinstance(step, StopSandbox) for step in made.operations):
+                with suppress(EngineError):  # else the engine is asked about each
+                    events = following.enter_context(engine.follow(profile.project, 0.0))
+            outcome = carry_out(made, snapshot, engine, profile, store, settings, lock.check, events=events)
         outcome.applied.check()
     return outcome
 

@@ -49,7 +49,17 @@ def counted(engine_host: str, tmp_path: Path) -> Iterator[Counting]:
         yield found
 
 
-def test_calls_and_outputs_are_as_recorded(cli: Cli, counted: Counting, project: str, busybox: str) -> None:
+def test_calls_and_outputs_are_as_recorded(
+    cli: Cli,
+    counted: Counting,
+    project: str,
+    busybox: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.setenv(
+        "XDG_STATE_HOME", str(tmp_path_factory.mktemp("state"))
+    )  # what other tests left is looked into, by calls
     profile = cli.cwd / "sandbox.yaml"
     profile.write_text(PROFILE.format(project=project, image=busybox))
     calls: dict[str, dict[str, int]] = {}

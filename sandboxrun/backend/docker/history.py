@@ -12,10 +12,11 @@ import re
 import signal as signals
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from itertools import islice
 from pathlib import PurePosixPath
 from posixpath import join, normpath
@@ -61,16 +62,10 @@ def histories(engine: Engine, ended: Mapping[str, State]) -> Mapping[str, Histor
     found = {id: history_of(events[id], silent=is_podman(engine.version(), {})) for id in ended}
     if all(history.whole for history in found.values()):
         return found  # one engine saw all of them from start to end: it was not restarted
-    about: dict[str, Any] = {"outlives": True, "silent": True}
+    about = {"outlives": True, "silent": True}
     doubted: dict[str, datetime] = {}
     if not is_podman(engine.version(), {}):
-        created = (engine.network(_DEFAULT_NETWORK) or {}).get("Created")
-        began = parse_time(created) if isinstance(created, str) else None
-        if began is not None and began <= min(began_at):
-            about = {"began": began}
-        else:
-            outlives = bool(engine.info().get("LiveRestoreEnabled"))
-            about = {"began": began, "outlives": outlives, "known": began is not None or outlives}
+        about = _of_engine(engine, _began(engine), min(began_at))
         doubted = {id: end for id, end in ends.items() if end is not None and _is_doubtful(found[id], ended[id])}
     known_since = _known_since(engine) if doubted else None
     forgets = {id for id, end in doubted.items() if known_since is not None and known_since > end - _NOTICE}
@@ -88,6 +83,20 @@ def _known_since(engine: Engine) -> datetime | None:
     with engine.events(since="0", until=str(until)) as stream, stream.within(_PATIENCE):
         times = [_nanoseconds(event) for event in islice(stream, _REMEMBERED)]
     return datetime.fromtimestamp(min(times) / 1e9, UTC) if len(times) >= _REMEMBERED else None
+
+
+def _began(engine: Engine) -> datetime | None:
+    """When the engine itself started; None where that can't be known."""
+    created = (engine.network(_DEFAULT_NETWORK) or {}).get("Created")
+    return parse_time(created) if isinstance(created, str) else None
+
+
+def _of_engine(engine: Engine, began: datetime | None, since: datetime) -> dict[str, Any]:
+    """History's fields of an engine that began then, for what was started since."""
+    if began is not None and began <= since:
+        return {"began": began}
+    outlives = bool(engine.info().get("LiveRestoreEnabled"))
+    return {"began": began, "outlives": outlives, "known": began is not None or outlives}
 
 
 def of_removed(engine: Engine, id: str) -> History:
@@ -268,9 +277,11 @@ class ProjectEvents:
         self._began = began + self._ahead
         self._count = 0  # events that the stream has told
         self._locks: dict[str, int] = {}  # volumes of the project's lock that are there → how many came before
-        self._events: dict[tuple[str, int, str], Json] = {}  # container, time, action: the engine may tell it twice
+        # container → its events by time and action: the engine may tell one twice
+        self._events: defaultdict[str, dict[tuple[int, str], Json]] = defaultdict(dict)
         self._codes: dict[str, str] = {}  # container → its exit code at its last end
         self._ended: dict[str, float] = {}  # container → when that was told (time.monotonic)
+        self._engine_began = cache(partial(_began, engine))
         self._lost: EngineError | None = None
         self._stream: EventStream | None = None
         self._lock = threading.Condition()
@@ -308,21 +319,18 @@ class ProjectEvents:
         if self._lost is not None:
             raise self._lost
         with self._lock:
-            found = sorted(self._events.items(), key=lambda item: item[0][1])
-        by_id: dict[str, list[Json]] = {}
-        for (container, _, _), event in found:
-            by_id.setdefault(container, []).append(event)
+            found = {container: sorted(events.values(), key=_nanoseconds) for container, events in self._events.items()}
         since = self._since() * 1e9
-        return {id: _past(id, events) for id, events in by_id.items() if _nanoseconds(events[-1]) >= since}
+        return {id: _past(id, events) for id, events in found.items() if events and _nanoseconds(events[-1]) >= since}
 
     def _from(self) -> str:
         """Where to begin to listen: early enough to hear of a signal before it began that ended something since."""
-        return f"{min(self._since(), time.time() + self._ahead - _REACH):.9f}"
+        return f"{max(0.0, min(self._since(), time.time() + self._ahead - _REACH)):.9f}"
 
     def _since(self) -> float:
         """When it began, by the engine's clock now: where that was set back since, nothing else would come after."""
         set_back = self._offset - (time.time() - uptime())
-        return self._began - (set_back if set_back > _SAME else 0.0)
+        return max(0.0, self._began - (set_back if set_back > _SAME else 0.0))
 
     def _has_told_until(self, held: ProjectLock) -> bool:
         """Whether the stream has told all that was done under the project's lock before this holder has it.
@@ -346,21 +354,35 @@ class ProjectEvents:
             self._lock.wait_for(lambda: told() or useless(), _TOLD)
             return told() and not useless()
 
-    def history(self, id: str) -> History | None:
-        """Of one that has ended, what the stream has told: events come in order, so that all is known with its end."""
-        if is_podman(self._engine.version(), {}):
-            return None  # its events do not have everything
+    def history(self, id: str, ended: Ended) -> History | None:
+        """Of one that has ended like this, what the stream has told: events come in order, so that all is known with
+        its end, but for what the engine had forgotten before."""
+        started, finished = ended.started, ended.finished
+        with suppress(EngineError):
+            if started is None or is_podman(self._engine.version(), {}):
+                return None  # its events do not have everything
 
-        def events() -> list[Json]:
-            return sorted((event for at, event in self._events.items() if at[0] == id), key=_nanoseconds)
+            def events() -> list[Json]:
+                return sorted(self._events[id].values(), key=_nanoseconds)
 
-        with self._lock:
-            began = any(event.get("Action") == "start" for event in events())  # else it will not be whole, if not soon
-            if self._lock.wait_for(lambda: self._lost is not None or id in self._codes, SOON if began else _TOLD):
-                left = self._ended[id] + SOON - time.monotonic() if id in self._ended else 0.0
-                self._lock.wait_for(lambda: self._lost is not None or not _may_be_memory(events()), max(0.0, left))
-            found = history_of(events())
-        return found if found.whole and self._lost is None else None
+            def told() -> bool:  # of this end, not of one before
+                times = [_nanoseconds(event) / 1e9 for event in events() if event.get("Action") == "die"]
+                return bool(times) and (finished is None or times[-1] >= finished.timestamp() - 0.001)
+
+            reaches = self._since() <= started.timestamp()
+            with self._lock:
+                # without its start it will not be whole, if not soon
+                began = reaches or any(event.get("Action") == "start" for event in events())
+                if self._lock.wait_for(lambda: self._lost is not None or told(), SOON if began else _TOLD):
+                    left = self._ended[id] + SOON - time.monotonic() if id in self._ended else 0.0
+                    self._lock.wait_for(lambda: self._lost is not None or not _may_be_memory(events()), max(0.0, left))
+                found, heard = history_of(events()), told()
+            if heard and reaches and found.died and not found.whole and found.explains(ended.exit_code):
+                # the engine that told of its end was there since then
+                found = history_of(events(), **_of_engine(self._engine, self._engine_began(), started))
+                return found if self._lost is None else None
+            return found if heard and found.whole and self._lost is None else None
+        return None
 
     def exit_code(self, id: str, timeout: float) -> int | None:
         """Of one that ends within `timeout` seconds, as the stream tells it."""
@@ -411,7 +433,7 @@ class ProjectEvents:
         for event in filter(self._is_ours, stream):
             container = _id_of(event)
             with self._lock:
-                self._events[container, _nanoseconds(event), str(event.get("Action"))] = event
+                self._events[container][_nanoseconds(event), str(event.get("Action"))] = event
                 if event.get("Action") == "die":
                     self._codes[container] = _attributes(event).get("exitCode", "")
                     self._ended[container] = time.monotonic()

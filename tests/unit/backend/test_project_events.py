@@ -6,19 +6,21 @@ import contextlib
 import queue
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.docker import history
 from sandboxrun.backend.docker.history import ProjectEvents
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.spec import labels
-from sandboxrun.spec.state import Ended, How, decide
+from sandboxrun.spec.state import Ended, History, How, decide
 from tests.conftest import until
 
 OWN, RIVAL = "sandboxrun-lock-p-00000000000000aa-1f", "sandboxrun-lock-p-00000000000000bb-2e"
+BEGAN = datetime(2020, 1, 1, tzinfo=UTC)  # the engine
 OF_ANOTHER = "sandboxrun-lock-p-b-00000000000000cc-3d"  # the lock of a project p-b
 
 
@@ -26,6 +28,7 @@ OF_ANOTHER = "sandboxrun-lock-p-b-00000000000000cc-3d"  # the lock of a project 
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is."""
     monkeypatch.setattr(history, "_TOLD", 60)
+    monkeypatch.setattr(history, "SOON", 60)
 
 
 class Held:
@@ -78,6 +81,12 @@ class Engine:
 
     def version(self) -> Mapping[str, Any]:
         return {"Components": [{"Name": "Podman Engine"}]} if self._podman else {}
+
+    def network(self, name: str) -> Mapping[str, Any]:
+        return {"Created": BEGAN.isoformat()}
+
+    def info(self) -> Mapping[str, Any]:
+        return {}
 
     def events(self, *, until: str | None = None, filters: Any = None, since: str = "") -> Stream:
         if until is None:
@@ -197,7 +206,7 @@ def test_who_takes_no_lock_hears_of_nobody_else() -> None:
 
 
 def of(events: ProjectEvents, id: str) -> tuple[bool, frozenset[int], bool] | None:
-    found = events.history(id)
+    found = events.history(id, structs.replace(ENDED, exit_code=137, finished=None))
     return (found.whole, found.signals, found.oom) if found is not None else None
 
 
@@ -301,3 +310,72 @@ def test_an_engine_that_is_asked_may_tell_of_memory_after_the_end() -> None:
     start, die = happened("start", "a", at=at - 60), happened("die", "a", at=at, exitCode="137")
     engine, state = Forgetting(start, die, late=(happened("oom", "a", at=at + 0.1),)), ended(137, at)
     assert decide(state, history=history.histories(engine, {"a": state})["a"]).how is How.OOM  # type: ignore[arg-type]
+
+
+# -- How one that has ended came to its end --------------------------------------------------------------------------
+
+STARTED = datetime(2021, 1, 1, tzinfo=UTC)
+FINISHED = STARTED + timedelta(seconds=10)
+ENDED = Ended(exit_code=143, oom=False, started=STARTED, finished=FINISHED)
+
+
+def at(seconds: float, action: str, **own: str) -> Mapping[str, Any]:
+    """An event of the container `own`, so long after its start."""
+    return happened(action, "own", at=STARTED.timestamp() + seconds, **own)
+
+
+def heard(engine: Engine, began: float = 0.0, ended: Ended = ENDED) -> History | None:
+    with ProjectEvents(engine, "p", began) as events:  # type: ignore[arg-type]
+        return events.history("own", ended)
+
+
+def telling(*events: Mapping[str, Any], podman: bool = False) -> Engine:
+    engine = Engine(podman=podman)
+    engine.own.tell(*events)
+    return engine
+
+
+WHOLE = (at(0, "start"), at(9, "kill", signal="15"), at(10, "die", exitCode="143"))
+
+
+def test_of_one_whose_start_was_seen_all_is_known() -> None:
+    assert heard(telling(*WHOLE)) == History(started=True, died=True, signals=frozenset({15}))
+
+
+def test_an_end_before_a_restart_is_not_its_end() -> None:
+    engine = telling(at(-20, "start"), at(-10, "die", exitCode="1"), at(0, "start"))
+    with ProjectEvents(engine, "p", 0.0) as events:  # type: ignore[arg-type]
+        until(lambda: "own" in events._codes)
+        found: list[Any] = []
+        waiting = history.begin(lambda: found.append(events.history("own", ENDED)), name="test", failed=found.append)
+        engine.own.tell(at(10, "die", exitCode="0"))
+        waiting.join(60)
+    assert found == [History(started=True, died=True)]
+
+
+def test_what_was_forgotten_before_is_made_up_for_by_the_engines_age() -> None:
+    assert heard(telling(*WHOLE[1:])) == History(died=True, signals=frozenset({15}), began=BEGAN)
+
+
+def test_a_stream_that_began_after_its_start_counts_where_it_tells_of_that() -> None:
+    assert heard(telling(*WHOLE), began=time.time()) == heard(telling(*WHOLE))
+    assert heard(telling(*WHOLE[1:]), began=time.time()) is None
+
+
+def test_an_end_by_a_signal_that_was_not_seen_is_not_made_up_for() -> None:
+    assert heard(telling(WHOLE[2])) is None
+
+
+def test_without_its_end_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "SOON", 0.05)
+    assert heard(telling(WHOLE[0])) is None
+    assert heard(telling(*WHOLE), ended=Ended(exit_code=127, oom=False, started=None, finished=None)) is None
+    assert heard(telling(*WHOLE, podman=True)) is None
+
+
+def test_a_lost_stream_does_not_count() -> None:
+    engine = telling(*WHOLE)
+    with ProjectEvents(engine, "p", 0.0) as events:  # type: ignore[arg-type]
+        engine.own.close()
+        until(lambda: events._lost is not None)
+        assert events.history("own", ENDED) is None
