@@ -378,7 +378,8 @@ def _report_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
     from sandboxrun.errors import Diagnostic
 
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "sandboxrun"
+    named = next((f" {word}" for word in arguments[:1] if word in COMMANDS), "")
+    path = context.command_path if context is not None else f"sandboxrun{named}"
     message = error.format_message()
     help = None
     known = [name for param in context.command.get_params(context) for name in param.opts] if context else []

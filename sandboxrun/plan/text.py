@@ -19,6 +19,7 @@ from sandboxrun.spec.spec import BY_KEY, SandboxSpec, parse_spec, settle
 if TYPE_CHECKING:
     from sandboxrun.spec.privilege import Step
 
+_NAMED = 3  # sandboxes that a warning about several names
 SYMBOL = {
     Action.CREATE: "+",
     Action.UPDATE: "~",
@@ -208,8 +209,22 @@ def spec_shown(side: Mapping[str, Any]) -> SandboxSpec | None:
 
 
 def warnings(plan: Plan) -> list[Diagnostic]:
-    """What to know before the plan is carried out, with sensitive texts masked."""
-    return [redacted(warning, plan.sensitive) for warning in plan.warnings]
+    """What to know before the plan is carried out, with sensitive texts masked: what is the same of several sandboxes
+    (those of one `for_each`, say) once."""
+    known = {change.address for change in plan.changes}
+    said: dict[Diagnostic, list[str]] = {}
+    for warning in plan.warnings:
+        address, _, rest = warning.message.partition(": ")
+        of_one = address in known
+        said.setdefault(structs.replace(warning, message=rest) if of_one else warning, []).extend([address] * of_one)
+    return [redacted(_of_all(warning, addresses), plan.sensitive) for warning, addresses in said.items()]
+
+
+def _of_all(warning: Diagnostic, addresses: list[str]) -> Diagnostic:
+    if not addresses:
+        return warning
+    more = f" and {len(addresses) - _NAMED} more" if len(addresses) > _NAMED else ""
+    return structs.replace(warning, message=f"{', '.join(addresses[:_NAMED])}{more}: {warning.message}")
 
 
 def summary(plan: Plan) -> str:

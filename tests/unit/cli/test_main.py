@@ -94,6 +94,7 @@ def test_every_command_can_be_imported_and_has_help() -> None:
         (["destroy", "a"], 2, "error: got unexpected extra argument (a)\n  help: name a sandbox with --target NAME\n"),
         (["apply", "sandbox.yaml"], 2,
          "error: sandbox.yaml is a profile, not a saved plan\n  help: write --file sandbox.yaml\n"),
+        (["reap", "--job"], 2, "error: option '--job' requires an argument\n  help: see `sandboxrun reap --help`\n"),
         (["evidence", "lst"], 2,
          "error: there is no command \"evidence lst\"\n  help: `sandboxrun evidence --help` lists the commands\n"),
         (["gateway", "biuld"], 2, 'error: there is no command "gateway biuld"\n  help: did you mean "build"?\n'),

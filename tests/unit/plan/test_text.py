@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from sandboxrun.errors import MASK, mask, redact
+from msgspec import structs
+
+from sandboxrun.errors import MASK, Diagnostic, mask, redact
 from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan
+from sandboxrun.plan.text import warnings
 from sandboxrun.spec.option_types import PUBLIC
 from sandboxrun.spec.state import Completed, Created, Image, ImageConfig
 from sandboxrun.spec.types import freeze
@@ -310,3 +313,15 @@ def test_the_same_state_gives_the_same_digest() -> None:
     one_off = observed(declared("lint"), one_off=True)
     assert make_plan(profile(LINT, TESTS), snapshot(observed(LINT), one_off, networks=())).digest == first.digest
     assert make_plan(profile(LINT, TESTS), snapshot(observed(LINT, ended()), networks=())).digest != first.digest
+
+
+def test_a_warning_of_several_sandboxes_is_told_once_with_their_names() -> None:
+    several = [declared("agent", each) for each in "abcde"]
+    made = make_plan(profile(LINT, *several), snapshot(networks=()))
+    about = [Diagnostic(message=f"{s.address}: no gateway", severity="warning", help="add one") for s in several]
+    other = [Diagnostic(message="lint: no image"), Diagnostic(message="nobody: no gateway", severity="warning")]
+    found = warnings(structs.replace(made, warnings=(about[0], other[0], *about[1:2], other[1])))
+    assert [w.message for w in found] == ['agent["a"], agent["b"]: no gateway', "lint: no image", "nobody: no gateway"]
+    assert (found[0].severity, found[0].help) == ("warning", "add one")
+    (one,) = warnings(structs.replace(made, warnings=tuple(about)))
+    assert one.message == 'agent["a"], agent["b"], agent["c"] and 2 more: no gateway'
