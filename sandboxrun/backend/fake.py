@@ -51,6 +51,7 @@ from sandboxrun.backend.session import (
     await_condition,
     capture_evidence,
     check_places,
+    check_unstarted,
     keep,
     note_revision,
     take_away,
@@ -590,6 +591,7 @@ class Fake:
                 with contextlib.suppress(NotFound):
                     session.stopped[step.container] = self.stop(step.container, timeout=step.grace)
             case op.RemoveSandbox():
+                check_unstarted(step.container, session)
                 self._remove_beside((step.container, *step.companions), step.network)
                 with self.reached("removing volumes") as world:
                     for volume in step.volumes:

@@ -482,6 +482,19 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
     return str(captured.folder or "")
 
 
+def check_unstarted(container: str, session: Session) -> bool:
+    """Whether it had not been started when the plan was made, so that it has no evidence to keep. Raises ApplyError if
+    it was since: by the `run` that made it, or by an engine that was asked for it before that one was killed."""
+    observed = session.observed(container)
+    if not isinstance(observed.state, Created):
+        return False
+    with contextlib.suppress(NotFound):
+        if not isinstance(session.engine.state(container), Created):
+            message = "it was started meanwhile, and is not removed before its evidence is saved"
+            raise ApplyError(message, help="run the command again")
+    return True
+
+
 def unstage(container: str, session: Session) -> None:
     """A sandbox is gone: nothing of its run waits to be captured any more. What stays, the next command collects."""
     with contextlib.suppress(OSError, SandboxrunError):

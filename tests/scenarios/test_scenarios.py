@@ -13,16 +13,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sandboxrun.backend.errors import EngineUnreachable
 from sandboxrun.backend.fake import Fake, Killed, World
+from sandboxrun.backend.owner import this_process
 from sandboxrun.errors import ApplyError, PlanError, SandboxrunError
 from sandboxrun.lifecycle import job as job_room
 from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.run import run
 from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action
 from sandboxrun.plan.planner import Options
+from sandboxrun.spec import labels
 from sandboxrun.spec.state import Offers
 from tests.scenarios.world import Job, new_world, read
 
@@ -125,6 +130,46 @@ def test_a_kill_at_any_step_is_repaired_by_the_next_command(tmp_path: Path, nth:
         assert job.plan().empty
     job.destroy()
     assert (world.boxes, world.networks, world.volumes) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("then", ["destroy", "reap"])
+def test_what_is_started_while_it_is_to_be_removed_keeps_its_evidence(tmp_path: Path, then: str) -> None:
+    """An engine starts what it was asked to start though its owner was killed meanwhile; a living `run` does too."""
+    world, both = new_world(), {"one": {}, "other": {}}
+
+    def kill(job: Fake, step: Any) -> None:
+        if isinstance(step, op.StartSandbox):
+            job.kill()
+
+    def start(job: Fake, step: Any) -> None:
+        if isinstance(step, op.RemoveSandbox) and world.boxes[step.container].status == "created":
+            world.boxes[step.container].start()
+
+    def again() -> bool:
+        """Whether all went well."""
+        job = job_on(world, tmp_path, both)
+        if then == "reap":
+            return not reap(Fake(world), Scope(), homes=Homes(own=job.store)).left
+        try:
+            job.destroy()
+        except ApplyError as error:
+            assert "was started meanwhile, and is not removed before its evidence is saved" in str(error)
+            return False
+        return True
+
+    world.before = kill
+    with pytest.raises((Killed, ApplyError)):
+        job_on(world, tmp_path, both).apply()
+    made = {box.labels[labels.RUN] for box in world.boxes.values() if box.status == "created"}
+    for box in world.boxes.values():
+        box.labels |= {labels.ONE_OFF: "1", labels.OWNER: structs.replace(this_process(), started=1).encode()}
+    world.before = start
+    assert made and not again()
+    assert made <= {box.labels[labels.RUN] for box in world.boxes.values()}
+    world.before = lambda job, step: None
+    assert again()
+    kept = {entry.run for entry in job_on(world, tmp_path, both).store.entries("tale")}
+    assert made <= kept and not made & {box.labels[labels.RUN] for box in world.boxes.values()}
 
 
 def test_an_option_that_the_engine_ignores_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:

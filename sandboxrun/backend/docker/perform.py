@@ -28,6 +28,7 @@ from sandboxrun.backend.session import (
     Watched,
     await_condition,
     capture_evidence,
+    check_unstarted,
     keep,
     take_away,
     unstage,
@@ -84,6 +85,9 @@ def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
 def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
     """Remove the container and what is its own: all containers side by side, and then what they used."""
     containers = (step.container, *step.companions)
+    if check_unstarted(step.container, session):
+        _remove_container(step.container, session, unstarted=True)
+        containers = step.companions
     together(partial(_remove_container, session=session), containers, workers=len(containers))
     removals: list[Callable[[], None]] = [partial(session.engine.remove_volume, volume) for volume in step.volumes]
     if step.network is not None:
@@ -102,14 +106,17 @@ def keep_sandbox(step: op.KeepSandbox, session: Session) -> str:
     return f"as {step.name}"
 
 
-def _remove_container(container: str, session: Session) -> None:
-    """Remove it, or wait until whoever is removing it already has done so."""
+def _remove_container(container: str, session: Session, *, unstarted: bool = False) -> None:
+    """Remove it, or wait until whoever is removing it already has done so; one that is `unstarted`, unless it was
+    started by now."""
     until = monotonic() + ITS_RUN
     while True:
         try:
-            session.engine.remove_container(container, force=True, volumes=True)
+            session.engine.remove_container(container, force=not unstarted, volumes=True)
             return
         except EngineError as error:
+            if unstarted:
+                check_unstarted(container, session)
             if error.status != 409 or monotonic() >= until:
                 raise
             sleep(LOOK)
