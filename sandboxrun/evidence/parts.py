@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import structs
@@ -42,6 +43,8 @@ _REPLACEMENT = "\ufffd".encode()
 _BEGINS = _REPLACEMENT[:1]  # one byte is found fifty times as fast as three
 _REPLACED = "the engine's log driver json-file put U+FFFD in place of bytes that are not UTF-8"
 _UNLOGGED = "the engine's log ends before what the sandbox wrote"
+_UNWRITTEN = "the engine was killed before it had written all that it had read"
+_MARK, _PIECE = 4096, 1 << 20  # bytes by which a line is known, and that are read of one
 _USAGE_BYTES = 64 << 20
 _TOUCHED = 100  # paths that the index names
 
@@ -154,6 +157,8 @@ class _Log:
         self.cut = False  # before it came here
         self.replaced = False  # whether U+FFFD was seen, ours or a log driver's
         self.least = 0  # bytes that there must be
+        self.filled = 0  # bytes of the copy that stand where the engine's log lacks them
+        self._held, self._at_line = b"", True
         self._copy: BinaryIO | None = None
 
     def compare(self, copy: BinaryIO) -> None:
@@ -161,10 +166,38 @@ class _Log:
         self._copy, self.least = copy, os.fstat(copy.fileno()).st_size
 
     def write(self, data: bytes) -> None:
-        if self._copy is not None and self._copy.read(len(data)) != data:
-            self._copy = None  # it ended before, or this log has lost its beginning
+        data, self._held = self._held + data, b""
+        while self._copy is not None and (seen := self._copy.read(len(data))) != data:
+            same = next((n for n, (a, b) in enumerate(zip(seen, data, strict=False)) if a != b), len(seen))
+            if same == len(seen) or self.read + same == 0 or _REPLACEMENT in data[max(0, same - 2) : same + 3]:
+                self._copy = None  # it ended before, this log has lost its beginning, or it can't hold such bytes
+                break
+            if (line := data.rfind(b"\n", 0, same) + 1) or (self._at_line and same < _MARK):
+                same = line
+            self._copy.seek(same - len(seen), os.SEEK_CUR)
+            self._take(data[:same])
+            data = data[same:]
+            if b"\n" not in data and len(data) < _MARK:
+                self._held = data  # what comes next shows where it is in the copy
+                return
+            self._fill(self._copy, data[: data.find(b"\n", 0, _MARK) + 1] or data[:_MARK])
+        self._take(data)
+
+    def _fill(self, copy: BinaryIO, mark: bytes) -> None:
+        """An engine that was killed had read some lines and not written them: add those that the copy has, until the
+        one that begins with `mark`, or its end."""
+        for line in iter(partial(copy.readline, _PIECE), b""):
+            if line.startswith(mark):
+                copy.seek(-len(line), os.SEEK_CUR)
+                return
+            self._take(line)
+            self.filled += len(line)
+        self._copy = None
+
+    def _take(self, data: bytes) -> None:
         self.read += len(data)
         self.replaced = self.replaced or (_BEGINS in data and _REPLACEMENT in data)
+        self._at_line = data.endswith(b"\n") if data else self._at_line
         self._put(self._mask.feed(data))
 
     def _put(self, data: bytes) -> None:
@@ -175,6 +208,9 @@ class _Log:
 
     def complete(self) -> int:
         """Add what only the copy has; how many bytes that is."""
+        if self._held:
+            self._copy = None
+            self.write(b"")
         copy, self._copy, before = self._copy, None, self.read
         for chunk in chunks_of(copy) if copy is not None else ():
             if not self.full:
@@ -184,7 +220,7 @@ class _Log:
     def commit(self, cut: bool) -> None:
         if not cut:
             self._put(self._mask.finish())
-        self._writer.commit(truncated=self.full or self.cut or cut)
+        self._writer.commit(truncated=self.full or self.cut or cut or self.filled > 0)
 
 
 def _written(
@@ -218,6 +254,8 @@ def _written(
         reason = f"longer than {source.limits.log_bytes} bytes; what came after is not kept"
     elif reason is None and added:
         reason = f"{_UNLOGGED}: the copy made while it ran had {amount(added, 'byte')} more, and may lack the end"
+    elif reason is None and (filled := sum(log.filled for log in logs.values())):
+        reason = f"{_UNWRITTEN}: {amount(filled, 'byte')} are from the copy made while it ran, and there may be more"
     elif reason is None and max(lost.values(), default=0) > 0:
         reason = f"{sum(max(0, n) for n in lost.values())} bytes of what it wrote are missing; only the rest was kept"
     return _lost("logs", reason) if reason else Part()

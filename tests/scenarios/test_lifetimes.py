@@ -419,8 +419,18 @@ def test_a_reaper_keeps_what_is_to_be_kept_and_reaps_it_when_its_time_is_over(ta
         (b"one\ntwo\n", b"one\ntwo\n", None),
         (b"", b"one\ntwo\n", None),
         (b"zero\none\ntwo\n", b"one\ntwo\n", "5 bytes of what it wrote are missing; only the rest was kept"),
+        (b"one\nor\ntwo\n", b"one\nor\ntwo\n", "3 bytes are from the copy made while it ran, and there may be more"),
+        (b"one\ntoo\n", b"one\ntoo\ntwo\n", "4 bytes are from the copy made while it ran, and there may be more"),
     ],
-    ids=["longer", "shorter", "equal", "empty", "of a log that lost its beginning"],
+    ids=[
+        "longer",
+        "shorter",
+        "equal",
+        "empty",
+        "lost its beginning",
+        "its middle",
+        "and its end",
+    ],
 )
 def test_lines_that_the_engine_lost_come_from_the_copy(
     tmp_path: Path, copy: bytes, kept: bytes, missing: str | None
