@@ -92,8 +92,8 @@ class KeptOutput:
 
 ROOM = 1 << 20  # bytes that may wait for the consumer while the sandbox runs
 BATCH = 1 << 16  # bytes that the consumer gets at once, or a piece more
-LULL = 0.003  # seconds that a consumer who has caught up waits for more to come, up to FILL bytes: woken for each of
-FILL = 1 << 18  # many small pieces, it and whoever puts them in would take twice the CPU time
+LULL = 0.005  # seconds that a consumer who has caught up waits for more to come, up to FILL bytes: woken for each of
+FILL = 1 << 19  # many small pieces, it and whoever puts them in would take twice the CPU time
 STUCK = 2.0  # seconds without progress after which a consumer counts as stuck once the sandbox is to end
 
 
