@@ -100,7 +100,9 @@ SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
             shown={"GroupAdd": ["2", "1", "agent"]},
         ),
     ),
-    "mem_limit": (Spelling(same=("512m", 536870912, "0.5g", "512 MiB", "524288K", "512mb", None), others=("51m",)),),
+    "mem_limit": (
+        Spelling(same=("512m", 536870912, "0.5g", "512 MiB", "512Mi", "524288K", "512mb", None), others=("51m",)),
+    ),
     "memswap_limit": (
         Spelling(same=(-1, "-1", "unlimited"), others=("1g",)),
         Spelling(same=("512m", "0.5g", None), others=("513m",)),

@@ -474,7 +474,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
     session.captured[observed.run] = captured
     if captured.entry is None:
         raise ApplyError(
-            f"the evidence of {observed.address} could not be saved: {captured.failure}",
+            f"the evidence of {observed.address} could not be saved in {session.store.path}: {captured.failure}",
             help=f"container {observed.name} was not removed: fix the cause, or keep evidence elsewhere",
             option="--evidence DIR",
             argument="Store(root=…)",

@@ -21,7 +21,7 @@ from sandboxrun.spec import forms
 
 # -- Sizes and durations in Compose's words: text to integers and back
 
-_SIZE = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*(b|kb?|mb?|gb?|tb?|kib|mib|gib|tib)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)\s*(b|[kmgt]i?b?)?", re.IGNORECASE)
 _POWER = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _DURATION = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)(h|ms|us|µs|ns|m|s|d)")
 _NANOSECONDS = {
@@ -318,7 +318,7 @@ class Size(OptionType):
 
     def schema(self) -> Schema:
         least = -1 if self.unlimited else 0
-        text = r"^\s*([0-9]+(\.[0-9]+)?)\s*([bB]|[kKmMgGtT]([iI]?[bB])?)?\s*$"
+        text = r"^\s*([0-9]+(\.[0-9]+)?)\s*([bB]|[kKmMgGtT][iI]?[bB]?)?\s*$"
         also = [{"enum": list(_UNLIMITED)}] if self.unlimited else []
         return {"anyOf": [{"type": "integer", "minimum": least}, {"type": "string", "pattern": text}, *also]}
 

@@ -344,7 +344,7 @@ def test_a_full_disk_below_the_evidence(cli: Cli, profile: Callable[..., Path], 
     with small_disk(home / ".sandboxrun/evidence", "1m"):
         ran = cli("run", "-q", cwd=home)
         assert (ran.code, ran.out) == (125, BIG_TEXT)
-        assert "the evidence of a could not be saved: No space left on device\n" in ran.err
+        assert f"evidence of a could not be saved in {home}/.sandboxrun/evidence: No space left on device\n" in ran.err
         assert cli("destroy", "-y", "-q", cwd=home).code == 1  # nothing is removed whose log can't be kept
         assert cli("destroy", "-y", "-q", "--evidence", str(home / "elsewhere"), cwd=home).code == 0
     [log] = (home / "elsewhere").glob("*/stdout.log")
