@@ -30,6 +30,7 @@ ENV PATH=/opt/venv/bin:/usr/bin:/bin PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels
 COPY wheels /wheels
 """
 ASK = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9464/metrics').read().decode())"
+READ = "import glob, json; print(json.dumps([json.load(open(at)) for at in glob.glob('/evidence/*/index.json')]))"
 
 pytestmark = pytest.mark.full
 
@@ -68,12 +69,10 @@ def reaper_image(engine_client: docker.DockerClient, agent_image: str, project: 
 
 
 def evidence_in(container: Any) -> dict[str, dict[str, Any]]:
-    """The indexes in it, by sandbox."""
-    pieces, _ = container.get_archive("/evidence")
-    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
-        files = [tar.extractfile(member) for member in tar if member.name.endswith("/index.json")]
-        found = [json.loads(file.read()) for file in files if file is not None]
-    return {index["sandbox"]: index for index in found}
+    """The indexes in it, by sandbox. Read inside: Docker 28 copies nothing out of what has its socket in /var/run."""
+    code, printed = container.exec_run(["python3", "-c", READ])
+    assert code == 0, printed
+    return {index["sandbox"]: index for index in json.loads(printed)}
 
 
 def test_it_reaps_what_a_dead_job_left(
