@@ -7,6 +7,7 @@ project collects it, evidence first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import cache, partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -98,8 +99,9 @@ class Runner:
         # How they ended is known by the events then: the engine may have forgotten them when it is asked.
         events = self._engine.follow(profile.project, self._settings.began)
         job = self._job = Job(self._engine, profile, self._store, self._settings, events)
-        with naming_what_stays(job), events, self._engine.lease() as lease:
-            applied = self._start(profile, job, lease)
+        with naming_what_stays(job), ExitStack() as following, self._engine.lease() as lease:
+            # They are followed from just before the first is made on: what follows them takes longest to import.
+            applied = self._start(profile, job, lease, partial(following.enter_context, events))
             try:
                 job.wait(self._named)
                 self._stop_dependencies(profile)
@@ -144,7 +146,7 @@ class Runner:
         name = sandbox.name if self._options.named else f"{sandbox.name}-run-{uuid4().hex[:6]}"
         return structs.replace(sandbox, name=name, spec=spec)
 
-    def _start(self, profile: Profile, job: Job, lease: str) -> Applied:
+    def _start(self, profile: Profile, job: Job, lease: str, follow: Callable[[], object]) -> Applied:
         options = self._options
 
         def how(sandbox: DeclaredSandbox) -> Watching:
@@ -179,6 +181,7 @@ class Runner:
             targets = tuple(s.address for s in profile.sandboxes)
             made = surveyed(make_plan(profile, snapshot, Options(targets=targets)), profile, self._store)
             options.warned(made)
+            follow()
             outcome = carry_out(
                 made, snapshot, self._engine, profile, self._store, self._settings, guard, prepare=prepare
             )
