@@ -40,7 +40,7 @@ from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
-from sandboxrun.spec.state import PAST_TTL, Created, Ended, ObservedSandbox, Offers, Running, Snapshot
+from sandboxrun.spec.state import PAST_TTL, Created, Ended, ObservedSandbox, Offers, Running, Snapshot, parse_time
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -645,7 +645,8 @@ class SandboxService(Closing):
         offers = Offers(api_version=engine.api_version)
         snapshot = Snapshot(project=self.project, taken=engine.clock(), offers=offers)
         session = Session(engine=engine, profile=profile, snapshot=snapshot, store=self.store, plan_digest="")
-        session.made[address] = Made(id=observed.id, run=observed.run)
+        age = (snapshot.taken - (parse_time(observed.created) or snapshot.taken)).total_seconds()
+        session.made[address] = Made(id=observed.id, run=observed.run, at=monotonic() - age)
         kept = observed.name if observed.kept else ""
         held = HeldSandbox(declared=declared, job=self._job(declared), observed=observed, kept=kept)
         held.job.watch_from_start(session, held.how)

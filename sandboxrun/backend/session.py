@@ -144,11 +144,12 @@ def guarded(listener: Listener) -> Listener:
 # -- The session
 
 
-class Made(Data):
-    """A container that this apply made."""
+class Made(Data, uncompared=("at",)):
+    """A container that this apply made, and when (time.monotonic)."""
 
     id: str
     run: str
+    at: float = field(default_factory=monotonic)
 
 
 class Watched(Data):

@@ -27,14 +27,25 @@ from sandboxrun.backend.session import Alive, Made, Session, Watched
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, SandboxrunError, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.workspace import STDERR, STDOUT, USAGE
+from sandboxrun.evidence.workspace import USAGE, KeptOutput
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
 from sandboxrun.plan import operations as owned
 from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.project import DeclaredSandbox, Profile
-from sandboxrun.spec.state import Ended, Ending, How, ObservedSandbox, Running, Sample, parse_time, reached
+from sandboxrun.spec.state import (
+    PAST_TTL,
+    SLACK,
+    Ended,
+    Ending,
+    How,
+    ObservedSandbox,
+    Running,
+    Sample,
+    parse_time,
+    reached,
+)
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import begin
 from sandboxrun.tracing import Opened, here, open_span, span
@@ -44,48 +55,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sandboxrun.evidence.store import Captured, Store
-
-
-# -- A copy of a sandbox's output in its run's staging folder, as it comes
-
-
-class KeptOutput:
-    """Up to one byte more than `limit` of each stream, which tells the capture that it was cut."""
-
-    def __init__(self, store: Store, run: str, engine: str, limit: int) -> None:
-        self.failure: str | None = None
-        self.seen = {1: 0, 2: 0}  # bytes of each stream, kept or not
-        self._most = limit + 1
-        self._files: dict[int, BinaryIO] = {}
-        self._closing = contextlib.ExitStack()
-        try:
-            staging = self._closing.enter_context(store.staging(run, engine=engine))
-            for stream, name in ((1, STDOUT), (2, STDERR)):
-                self._files[stream] = self._closing.enter_context(contextlib.closing(staging.append(name)))
-        except (OSError, EvidenceError) as error:
-            self._fail(error)
-
-    def write(self, stream: int, data: bytes) -> None:
-        left = memoryview(data)[: max(0, self._most - self.seen[stream])]
-        self.seen[stream] += len(data)
-        try:
-            while left and self.failure is None:
-                left = left[self._files[stream].write(left) :]
-        except OSError as error:
-            self._fail(error)
-
-    def close(self) -> None:
-        try:
-            self._closing.close()
-        except OSError as error:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        """Half a copy is of no use, and others need the room."""
-        self.failure = self.failure or reason_of(error)
-        for file in self._files.values():
-            with contextlib.suppress(OSError, ValueError):
-                file.truncate(0)
 
 
 # -- Hands a sandbox's output on to its consumer, in a thread of its own
@@ -284,7 +253,8 @@ LOOK = 0.5  # seconds between looks at the clock while nothing happens
 NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
 DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
 
-_HURRIED = ("timeout", "idle", "killed")  # ends after which nobody waits for a consumer of the output that is stuck
+_HURRIED = {"timeout", "idle", "expired", "killed"}  # ends after which nobody waits for who is stuck with the output
+_STOPPED = (128 + 9, 128 + 15)  # exit codes of what was stopped
 
 Consumer = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stderr), data
 Pump = Callable[["Terminal", Callable[[bytes], None]], None]  # moves a terminal's bytes; tells what came out
@@ -301,6 +271,7 @@ class Watching(Data):
     sample: bool = True
     pump: Pump | None = None
     elapsed: float = 0.0  # how long it runs already
+    expires: float | None = None  # when its ttl is over (time.monotonic), where it was made before
     ended: Callable[[int | None], None] = lambda code: None  # is told its exit code once it has ended; must not raise
     events: Events | None = None  # that tell of its end, where they are followed since before its start
 
@@ -321,6 +292,8 @@ class Watch:
         self._stops: list[_Stop] = []  # what was done to end it
         self._lost = False  # whether the connection to the engine broke while it ran
         self._limit = timeout / 1e9 if (timeout := self.spec.lifetime.timeout) is not None else None  # seconds
+        ttl = self.spec.lifetime.ttl
+        self._expires = how.expires if ttl is None or how.expires is not None else made.at + ttl / SECOND
         self._began, self._idleness = monotonic(), Idleness()
         self._span = Opened()
         self._paused: float | None = None  # since when, if it is paused by us
@@ -360,7 +333,7 @@ class Watch:
     @property
     def overdue(self) -> bool:
         """Whether it was ended from outside, or its time is over by now."""
-        late = self._limit is not None and self._ran() >= self._limit
+        late = any(left <= 0 for left, _ in self._deadlines())
         return late or self.result.stopped_by in _HURRIED
 
     @property
@@ -519,31 +492,46 @@ class Watch:
                 self.relay.ending(over=True)
 
     def _await_exit(self) -> None:
-        limit, longest = self._limit, LOOK if self.spec.lifetime.idle is not None else 3600.0
+        def patience(longest: float) -> float:
+            return max(0.01, min([longest, *(left for left, _ in self._deadlines())]))
+
+        longest = LOOK if self.spec.lifetime.idle is not None else 3600.0
         try:
             if self._how.events is not None and self.spec.restart == "no":  # most ends are seen without a call
-                soon = min(longest, AT_ONCE, AT_ONCE if limit is None else max(limit - self._ran(), 0.01))
-                self.exit_code = self._how.events.exit_code(self.container, soon)
+                self.exit_code = self._how.events.exit_code(self.container, patience(min(longest, AT_ONCE)))
             while self.exit_code is None:
-                patience = longest if limit is None else min(longest, max(limit - self._ran(), 0.01))
                 try:
-                    self.exit_code = self._engine.wait(self.container, timeout=patience)
+                    self.exit_code = self._engine.wait(self.container, timeout=patience(longest))
                 except EngineTimeout:
                     self._enforce()
-            marked = self.exit_code == ExitCode.TIMEOUT and self.result.stopped_by == "itself"
-            if limit is not None and marked and reached(self._ran(), limit):
-                # its own PID 1 ended it just before this watch would have
-                self._stops.append(_Stop(by="timeout", note=_past(limit)))
+            if self.result.stopped_by == "itself":
+                self._stops += [*self._foregone()]
         except EngineError as error:
             # Containers of one that is away may have ended with it: what code they show later is not their own.
             self.error, self._lost = error, isinstance(error, EngineUnreachable)
 
     def _enforce(self) -> None:
-        limit, idle = self._limit, self.spec.lifetime.idle
-        if limit is not None and self._ran() >= limit:
-            self.end("timeout", _past(limit))
+        idle, over = self.spec.lifetime.idle, next((stop for left, stop in self._deadlines() if left <= 0), None)
+        if over is not None:
+            self.end(over.by, over.note)
         elif idle is not None and self._idleness.lasts(idle / 1e9):
             self.end("idle", f"no output and no CPU use for {format_duration(idle)}")
+
+    def _deadlines(self) -> Iterator[tuple[float, _Stop]]:
+        """In how many seconds it is to be ended at the latest, and for what."""
+        if self._limit is not None:
+            yield self._limit - self._ran(), _Stop(by="timeout", note=_past("timeout", self._limit))
+        if self._expires is not None:
+            left, ttl = self._expires - monotonic(), self.spec.lifetime.ttl
+            yield left, _Stop(by="expired", note=PAST_TTL if ttl is None else _past("ttl", ttl / SECOND))
+
+    def _foregone(self) -> Iterator[_Stop]:
+        """What others ended it for just before this watch would have: its own PID 1, or a reaper."""
+        code, ran = self.exit_code, self._ran()
+        held = code == ExitCode.TIMEOUT and self._limit is not None and reached(ran, self._limit)
+        yield from (stop for _, stop in self._deadlines() if stop.by == "timeout" and held)
+        if code in _STOPPED:
+            yield from (stop for left, stop in self._deadlines() if stop.by == "expired" and left <= SLACK)
 
     def _listen(self) -> None:
         """Notice output, for its idle time; the engine's own log keeps it."""
@@ -583,8 +571,8 @@ class Watch:
                     open_still.close()
 
 
-def _past(limit: float) -> str:
-    return f"past its timeout of {format_duration(round(limit * SECOND))}"
+def _past(what: str, limit: float) -> str:
+    return f"past its {what} of {format_duration(round(limit * SECOND))}"
 
 
 class _Stop(Struct, kw_only=True):
@@ -685,7 +673,10 @@ class Job:
             ran = max(0.0, (now - state.began).total_seconds())
         if lease := observed.labels.get(labels.LEASE):  # who made it may be gone before it ends, or already
             self._joined.enter_context(self._engine.lease(lease))
-        self.watches[sandbox.address] = watch = self._watch(sandbox, found, Watching(sample=sample, elapsed=ran))
+        left = (observed.deadline - now).total_seconds() if observed.deadline is not None else None
+        expires = monotonic() + left if left is not None else None
+        how = Watching(sample=sample, elapsed=ran, expires=expires)
+        self.watches[sandbox.address] = watch = self._watch(sandbox, found, how)
         watch.begin()
 
     @property

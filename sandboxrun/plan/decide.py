@@ -233,13 +233,14 @@ def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
 
 def _ending(observed: ObservedSandbox) -> tuple[Reason, str]:
     if observed.timed_out or not isinstance(observed.state, Ended):
-        return Reason.TIMEOUT, "stopped after its timeout"
+        return Reason.TIMEOUT, f"stopped after its {'ttl' if _how(observed) == 'expired' else 'timeout'}"
     return ended_reason(observed.state)
 
 
 def _how(observed: ObservedSandbox) -> str | None:
     """The outcome to record of one that has ended; None: as the engine says."""
-    return "timeout" if observed.timed_out else None
+    expired = isinstance(observed.state, Ended) and observed.state.detail == PAST_TTL
+    return None if not observed.timed_out else "expired" if expired else "timeout"
 
 
 def ended_reason(ended: Ended) -> tuple[Reason, str]:

@@ -301,7 +301,8 @@ class Lifetime(RowData):
     ttl: int | None = option(
         Duration(),
         default=None,
-        description="Time after its creation when any command may remove it, whatever its state.",
+        description="Time after its creation when `run`, `apply --wait` and `wait` stop it, and when any command may "
+        "remove it, whatever its state.",
         example="2h",
     )
     on_complete: str = option(

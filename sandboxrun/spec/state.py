@@ -348,6 +348,12 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
         return any(end is not None and now >= end for end in (self.deadline, until))
 
     @property
+    def expired(self) -> bool:
+        """Whether its ttl was over when it ended: if it was stopped, it was for that."""
+        finished = self.state.finished if isinstance(self.state, Ended) else None
+        return self.deadline is not None and finished is not None and finished >= self.deadline
+
+    @property
     def job(self) -> CiJob | None:
         """The CI job that made it."""
         return CiJob.from_label(self.labels.get(labels.JOB))

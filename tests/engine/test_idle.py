@@ -1,4 +1,5 @@
-"""`lifetime.idle`: a sandbox that falls silent is ended by whatever watches it, and one that goes on writing is not."""
+"""`lifetime.idle`: a sandbox that falls silent is ended by whatever watches it, one that goes on writing is not; and
+`lifetime.ttl`."""
 
 from __future__ import annotations
 
@@ -41,3 +42,19 @@ def test_wait_ends_it_too(profile: Path, cli: Cli) -> None:
     assert waited.code != 0 and "silent" in waited.out
     destroyed = cli("destroy", "--yes")
     assert destroyed.code == 0, destroyed.err
+
+
+@pytest.mark.parametrize("command", ["run", "apply --wait --yes", "wait"])
+def test_the_ttl_ends_a_sandbox(command: str, project: str, busybox: str, tmp_path: Path, cli: Cli) -> None:
+    sandbox = {"image": busybox, "network_mode": "none", "command": ["sleep", "600"], "lifetime": {"ttl": "3s"}}
+    (tmp_path / "sandbox.yaml").write_text(json.dumps({"name": project, "sandboxes": {"agent": sandbox}}))
+    if command == "wait":
+        assert cli("apply", "--yes").code == 0
+    ran = cli(*command.split())
+    assert ran.code == 124, ran.err
+    if command == "wait":
+        collected = cli("apply", "--yes")
+        assert collected.code == 0 and "agent: stopped after its ttl (exit 124)" in collected.out + collected.err
+    else:
+        assert "agent: stopped after its ttl of 3s (exit 124)" in ran.out + ran.err
+    assert cli("evidence", "show", "agent").out.startswith("agent: stopped after its ttl (exit 124)")

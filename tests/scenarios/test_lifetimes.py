@@ -19,13 +19,13 @@ from sandboxrun.errors import ApplyError, ProfileError
 from sandboxrun.evidence.index import Index
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.run import RunOptions, run
-from sandboxrun.lifecycle.waits import Waited, apply_and_wait
+from sandboxrun.lifecycle.waits import Waited, apply_and_wait, wait_for
 from sandboxrun.plan.changes import Action, Reason
 from sandboxrun.profile.loader import load_data
 from sandboxrun.report.plan import plan_json
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
-from sandboxrun.spec.state import How, Running, parse_time
+from sandboxrun.spec.state import PAST_TTL, Ended, How, Running, parse_time
 from tests.conftest import until
 from tests.scenarios.world import IMAGE, Job, new_world, read
 
@@ -137,6 +137,42 @@ def test_a_run_knows_who_ended_its_sandbox_though_the_engine_forgets(tmp_path: P
     options = RunOptions(started=lambda container: world.boxes[container].send(15))
     (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes, options=options)
     assert (result.ending and result.ending.how, result.exit_code) == (How.KILLED, 143)
+
+
+@pytest.mark.parametrize("command", ["run", "apply"])
+def test_whoever_waits_for_a_sandbox_ends_it_once_its_ttl_is_over(tmp_path: Path, command: str) -> None:
+    world = new_world()
+    sandboxes = {"agent": {"lifetime": {"ttl": "2s", "timeout": "1h"}}, "other": {"command": ["true"]}}
+    job = Job.of(Fake(world), read(tmp_path, sandboxes), tmp_path / "evidence")
+    if command == "apply":
+        results = apply_and_wait(job.backend, job.profile, job.store).results
+    else:
+        results = run(job.backend, job.profile, job.store, job.profile.sandboxes)
+    assert [(r.exit_code, r.note) for r in results] == [(124, "past its ttl of 2s"), (0, "")]
+    (entry,) = (entry for entry in job.store.entries("tale") if entry.sandbox == "agent")
+    ending = job.store.index(entry).ending
+    assert (ending.how, ending.detail) == (How.TIMEOUT, PAST_TTL)
+
+
+def test_a_wait_ends_one_once_its_ttl_is_over(tmp_path: Path) -> None:
+    world = new_world()
+    job = Job.of(Fake(world), read(tmp_path, {"agent": {"lifetime": {"ttl": "2s"}}}), tmp_path / "evidence")
+    job.apply()
+    assert wait_for(job.backend, job.profile, job.store, job.profile.sandboxes) == {"agent": 143}
+    observed = job.observed("agent")
+    assert observed.expired and isinstance(observed.state, Ended)
+
+
+@pytest.mark.parametrize("signal", [15, None], ids=["stopped", "by itself"])
+def test_one_that_a_reaper_stopped_at_its_ttl_is_past_it(tmp_path: Path, signal: int | None) -> None:
+    """A reaper's clock is another one: it may be a moment ahead of who waits."""
+    world = new_world()
+    sandbox = {"lifetime": {"ttl": "2s"}, "command": ["sleep", "1000" if signal else "0.1"]}
+    job = Job.of(Fake(world), read(tmp_path, {"agent": sandbox}), tmp_path / "evidence")
+    options = RunOptions(started=lambda container: world.boxes[container].send(signal) if signal else None)
+    (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes, options=options)
+    expected = (How.TIMEOUT, PAST_TTL, 124) if signal else (How.EXITED, None, 0)
+    assert result.ending and (result.ending.how, result.ending.detail, result.exit_code) == expected
 
 
 # -- what becomes of it once it has ended

@@ -294,8 +294,9 @@ def _with_endings(
     def with_ending(observed: ObservedSandbox) -> ObservedSandbox:
         if not isinstance(observed.state, Ended):
             return observed
-        by = StoppedBy.TIMEOUT if observed.timed_out else StoppedBy.ITSELF
         history = found.get(observed.id)
+        expired = observed.expired and history is not None and history.signals
+        by = StoppedBy.TIMEOUT if observed.timed_out else StoppedBy.EXPIRED if expired else StoppedBy.ITSELF
         state = known_state(engine, observed.document, observed.state)
         unknown = History(known=False)
         ending = decide(state, stopped_by=by, history=history or unknown)
