@@ -147,6 +147,10 @@ class _Run:
         self._steps = {step.id: step for step in steps}
         known = self._steps.keys()
         self._waiting = {step.id: {need for need in step.needs if need in known} for step in steps}
+        self._needed_by: dict[str, list[str]] = {}
+        for id, needs in self._waiting.items():
+            for need in needs:
+                self._needed_by.setdefault(need, []).append(id)
         self._ready = deque(step.id for step in steps if not self._waiting[step.id])
         self._busy = 0
         self._needless = False  # whether nothing that was wanted can be started any more
@@ -214,11 +218,11 @@ class _Run:
 
     def _finish(self, step: Operation) -> None:
         self._done.append(step.id)
-        for other, needs in self._waiting.items():
-            if step.id in needs:
-                needs.discard(step.id)
-                if not needs and other not in self._skipped:
-                    self._ready.append(other)
+        for other in self._needed_by.get(step.id, ()):
+            needs = self._waiting[other]
+            needs.discard(step.id)
+            if not needs and other not in self._skipped:
+                self._ready.append(other)
 
     def _skip_dependents(self, failed: str, why: str) -> None:
         for other, needs in self._waiting.items():
