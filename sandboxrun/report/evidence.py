@@ -139,11 +139,15 @@ def _code(ending: Ending) -> int | None:
     return ExitCode.TIMEOUT if ending.how is How.TIMEOUT else ending.exit_code
 
 
+# Nobody knows which: the container is not there, or runs again.
+_ELSEWHERE = "no evidence here: another job collected it, or somebody removed or restarted it"
+
+
 def _run_lines(run: Run, base: Path | None) -> list[str]:
     name = one_line(run.address)
     captured = run.captured
     if captured is None and run.seen is not None:
-        return [f"{name}: {ending_text(run.seen, run.spec, run.note)}; another job saved the evidence"]
+        return [f"{name}: {ending_text(run.seen, run.spec, run.note)}; {_ELSEWHERE}"]
     if captured is None:
         return [f"{name}: {one_line(run.note) or 'was not run'}"]
     if captured.index is None:

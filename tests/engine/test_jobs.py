@@ -173,7 +173,7 @@ def test_who_waits_for_what_is_destroyed_learns_it_at_once(
     destroyed = cli("destroy", "-y", cwd=three)
     ran = several.finish(waiting)
     assert (destroyed.code, [r.code for r in ran]) == (0, [7] * 7), [r.out + r.err for r in ran]
-    assert re.search(r"^a: stopped before its end \(exit 7\).*; another job saved the evidence$", ran[2].out, re.M)
+    assert re.search(r"^a: stopped before its end \(exit 7\).*; no evidence here: another job ", ran[2].out, re.M)
     assert starts.close() == ["a"] * 3
     several.runs()
 
