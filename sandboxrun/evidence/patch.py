@@ -657,9 +657,10 @@ def _binary(content: bytes, room: int) -> bytes:
 
 
 def _quoted(path: str) -> bytes:
-    """A path as git writes it: in C's quotes when it holds a control character, a quote, a backslash or no ASCII."""
+    """A path as git writes it: in C's quotes when it holds a control character, a quote, a backslash or no ASCII, or a
+    folder whose name ends with a space: git would look for the path's end there."""
     raw = _bytes(path)
-    if all(32 <= byte < 127 and byte not in b'"\\' for byte in raw):
+    if b" /" not in raw and all(32 <= byte < 127 and byte not in b'"\\' for byte in raw):
         return raw
     return b'"' + "".join(_ESCAPES.get(c) or (chr(c) if 32 <= c < 127 else f"\\{c:03o}") for c in raw).encode() + b'"'
 

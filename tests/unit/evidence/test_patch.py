@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.evidence import patch as linediff
@@ -184,6 +184,8 @@ def changes(draw: st.DrawFn) -> tuple[Tree, Tree]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes())
+@example(({}, {"d /f0": ("f", b"")}))
+@example(({"d /f0": ("f", b"a\n")}, {"d /f0": ("f", b"b\n"), "e /a b": ("x", b"\0")}))
 def test_any_change_survives_git_apply(tmp_path_factory: pytest.TempPathFactory, change: tuple[Tree, Tree]) -> None:
     before, after = change
     tmp = tmp_path_factory.mktemp("change")
