@@ -639,6 +639,7 @@ class History(Data):
         return signal not in _ENDING or signal in self.signals or (self.oom and signal == signals.SIGKILL)
 
 
+_RESTORING = timedelta(seconds=30)  # after an engine's start, at most, in which it finds what it had left running
 _LOST = 255  # what an engine gives, at its start, to a container that it had left running and finds ended
 _HIGHEST_SIGNAL = 64
 _ENDING = frozenset({signals.SIGINT, signals.SIGQUIT, signals.SIGKILL, signals.SIGTERM})  # sent to end a program
@@ -716,7 +717,8 @@ def _engine_lost(state: Ended, stopped_by: StoppedBy, watched: bool, history: Hi
         return How.UNKNOWN, "it ended before the engine was restarted, by itself or by the engine's shutdown"
     if stopped_by is StoppedBy.ENGINE and not same and not history.outlives:
         return How.ENGINE_LOST, None
-    if code == _LOST and not (watched or history.died or same):
+    restored = began is not None and finished is not None and finished <= began + _RESTORING  # and so told as an end
+    if code == _LOST and not (watched or same or (history.died and not restored)):
         return How.ENGINE_LOST, "exit code 255 and no observed exit: the engine was lost while it was running"
     if not (history.known or watched or history.died):
         return How.UNKNOWN, "the engine does not report whether it was restarted in the meantime"

@@ -149,6 +149,7 @@ KILLED, TIMEOUT, ENGINE = StoppedBy.KILLED, StoppedBy.TIMEOUT, StoppedBy.ENGINE
         (255, [], {"began": LATER}, StoppedBy.ITSELF, How.ENGINE_LOST),
         (0, [], {"began": LATER, "outlives": True}, StoppedBy.ITSELF, How.EXITED),
         (255, [], {"began": LATER, "outlives": True}, StoppedBy.ITSELF, How.ENGINE_LOST),
+        (255, [DIE], {"began": LATER, "outlives": True}, StoppedBy.ITSELF, How.ENGINE_LOST),  # as newer engines tell it
         (0, [], {"known": False}, StoppedBy.ITSELF, How.UNKNOWN),
         (0, [START, DIE], {"known": False}, ENGINE, How.EXITED),
         # one that was there all the time
@@ -166,6 +167,12 @@ def test_how_it_ended_by_what_the_engine_remembers(
     state = {**RAN, **ENDED, "ExitCode": code}
     ending = decide(read_state(state), stopped_by=stopped_by, history=history_of(events, **about))
     assert (ending.how, ending.exit_code) == (how, code)
+
+
+def test_a_code_that_an_engine_gives_at_its_start_may_be_a_programs_own_later() -> None:
+    state = {**RAN, "FinishedAt": "2026-01-01T00:05:00Z", "ExitCode": 255}
+    ending = decide(read_state(state), history=history_of([DIE], began=LATER, outlives=True))
+    assert (ending.how, ending.exit_code) == (How.FAILED, 255)
 
 
 def test_an_end_after_the_engines_start_is_the_engines() -> None:
