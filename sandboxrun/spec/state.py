@@ -640,7 +640,7 @@ class History(Data):
 
 
 _RESTORING = timedelta(seconds=30)  # after an engine's start, at most, in which it finds what it had left running
-_LOST = 255  # what an engine gives, at its start, to a container that it had left running and finds ended
+LOST = 255  # what an engine gives, at its start, to a container that it had left running and finds ended
 _HIGHEST_SIGNAL = 64
 _ENDING = frozenset({signals.SIGINT, signals.SIGQUIT, signals.SIGKILL, signals.SIGTERM})  # sent to end a program
 _MEMORY, _KILLED_BEFORE = "a process in it was killed for memory", "a process in it had been killed for memory"
@@ -712,13 +712,14 @@ def _engine_lost(state: Ended, stopped_by: StoppedBy, watched: bool, history: Hi
     code, began, started, finished = state.exit_code, history.began, state.started, state.finished
     same = began is not None and started is not None and started >= began
     if not same and not history.outlives and began is not None:
-        if history.died or code == _LOST or stopped_by is StoppedBy.ENGINE or (finished and finished >= began):
+        if history.died or code == LOST or stopped_by is StoppedBy.ENGINE or (finished and finished >= began):
             return How.ENGINE_LOST, _RESTARTED
         return How.UNKNOWN, "it ended before the engine was restarted, by itself or by the engine's shutdown"
     if stopped_by is StoppedBy.ENGINE and not same and not history.outlives:
         return How.ENGINE_LOST, None
-    restored = began is not None and finished is not None and finished <= began + _RESTORING  # and so told as an end
-    if code == _LOST and not (watched or same or (history.died and not restored)):
+    soon = began is None or finished is None or finished <= began + _RESTORING
+    restored = soon and history.outlives and not history.silent  # and so told as an end
+    if code == LOST and not (watched or same or (history.died and not restored)):
         return How.ENGINE_LOST, "exit code 255 and no observed exit: the engine was lost while it was running"
     if not (history.known or watched or history.died):
         return How.UNKNOWN, "the engine does not report whether it was restarted in the meantime"

@@ -34,7 +34,7 @@ from sandboxrun.backend.docker.lock import LEASE, is_lock
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
 from sandboxrun.spec import labels
 from sandboxrun.spec.forms import below
-from sandboxrun.spec.state import Ended, History, Running, State, parse_time
+from sandboxrun.spec.state import LOST, Ended, History, Running, State, parse_time
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def histories(engine: Engine, ended: Mapping[str, State]) -> Mapping[str, Histor
     about = {"outlives": True, "silent": True}
     doubted: dict[str, datetime] = {}
     if not is_podman(engine.version(), {}):
-        about = _of_engine(engine, _began(engine), min(began_at))
+        lost = any(isinstance(state, Ended) and state.exit_code == LOST for state in ended.values())
+        about = _of_engine(engine, _began(engine), min(began_at), lost=lost)
         doubted = {id: end for id, end in ends.items() if end is not None and _is_doubtful(found[id], ended[id])}
     known_since = _known_since(engine) if doubted else None
     forgets = {id for id, end in doubted.items() if known_since is not None and known_since > end - _NOTICE}
@@ -91,11 +92,15 @@ def _began(engine: Engine) -> datetime | None:
     return parse_time(created) if isinstance(created, str) else None
 
 
-def _of_engine(engine: Engine, began: datetime | None, since: datetime) -> dict[str, Any]:
-    """History's fields of an engine that began then, for what was started since."""
-    if began is not None and began <= since:
+def _of_engine(engine: Engine, began: datetime | None, since: datetime, *, lost: bool = False) -> dict[str, Any]:
+    """History's fields of an engine that began then, for what was started since. `lost`: one may have ended while the
+    engine was away; where containers outlive it, so does the network that tells when it began."""
+    there = began is not None and began <= since
+    if there and not lost:
         return {"began": began}
     outlives = bool(engine.info().get("LiveRestoreEnabled"))
+    if there:
+        return {"outlives": True} if outlives else {"began": began}
     return {"began": began, "outlives": outlives, "known": began is not None or outlives}
 
 

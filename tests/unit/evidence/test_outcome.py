@@ -150,6 +150,7 @@ KILLED, TIMEOUT, ENGINE = StoppedBy.KILLED, StoppedBy.TIMEOUT, StoppedBy.ENGINE
         (0, [], {"began": LATER, "outlives": True}, StoppedBy.ITSELF, How.EXITED),
         (255, [], {"began": LATER, "outlives": True}, StoppedBy.ITSELF, How.ENGINE_LOST),
         (255, [DIE], {"began": LATER, "outlives": True}, StoppedBy.ITSELF, How.ENGINE_LOST),  # as newer engines tell it
+        (255, [DIE], {"outlives": True}, StoppedBy.ITSELF, How.ENGINE_LOST),
         (0, [], {"known": False}, StoppedBy.ITSELF, How.UNKNOWN),
         (0, [START, DIE], {"known": False}, ENGINE, How.EXITED),
         # one that was there all the time
