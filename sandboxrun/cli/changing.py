@@ -287,10 +287,10 @@ class _Signals:
         if self._count == len(self.texts):
             shout(self.aborted, patience=0.0)
             os._exit(128 + number)
-        name = signal.Signals(number).name
-        shout(self.texts[self._count].format(name), patience=0.0)
+        name, text = signal.Signals(number).name, self.texts[self._count]
         self.caught = number
-        self._count += 1
+        self._count += 1  # before anything is said: whoever reads it may send the next one at once
+        shout(text.format(name), patience=0.0)
         self._act(name.removeprefix("SIG"))
 
 

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from sandboxrun.backend.docker.transport import resolve
+from sandboxrun.cli import changing
 from sandboxrun.cli.changing import CleanStop, Forwarding
 from sandboxrun.cli.commands import doctor
 from sandboxrun.cli.commands.logs import last_lines
@@ -369,3 +370,21 @@ def test_what_run_refuses(say: Say, here: Path) -> None:
     )
     both = say("run", "--base", "offline", "-f", "sandbox.yaml", "--", "ls")
     assert (both.code, both.err) == (125, "error: --base and --file exclude each other\n")
+
+
+def test_a_second_signal_counts_as_soon_as_the_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    steps: list[str] = []
+
+    def shout(text: str, *, patience: float) -> None:
+        told.append(text.partition(":")[0].partition(",")[0])
+        if len(told) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(changing, "shout", shout)
+    forwarding = Forwarding(lambda event: None)
+    with forwarding.to(steps.append):
+        forwarding.begin()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert told == ["Stopping", "Killing what still runs"]
+    assert steps == ["INT", "INT"]

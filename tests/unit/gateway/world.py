@@ -5,6 +5,7 @@ Three network namespaces. The world has public addresses; a name server in it re
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -186,10 +187,11 @@ class World:
 
     def _read(self) -> None:
         assert self.process is not None and self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._told:
-                self.records.append(json.loads(line))
-                self._told.notify_all()
+        with contextlib.suppress(ValueError):  # closed meanwhile
+            for line in self.process.stdout:
+                with self._told:
+                    self.records.append(json.loads(line))
+                    self._told.notify_all()
         with self._told:
             self._ended = True
             self._told.notify_all()
