@@ -43,10 +43,12 @@ def main() -> int:
         directory = Path(folder, "project")
         directory.mkdir()
         (directory / "file").write_text("content\n")
+        files = _open_files()
         with connect(under_test.endpoint()) as engine:
             left, growth = _soak(engine, directory, f"soak-{uuid4().hex[:8]}", runs)
             staged = Path(folder, "state", "sandboxrun", "staging")
             left["staging folders"] = len(list(staged.iterdir())) if staged.exists() else 0
+        left["open files"] = max(0, _open_files() - files)  # the connections that are kept for the next run are closed
     for name, count in left.items():
         print(f"{name:<24} {count}")
     print(f"{'memory grown':<24} {growth / 1e6:.1f} MB in {runs} runs")
@@ -54,10 +56,10 @@ def main() -> int:
 
 
 def _soak(engine: Engine, directory: Path, project: str, runs: int) -> tuple[dict[str, int], int]:
-    store, files, memory = Store(project_directory=directory), 0, 0
+    store, memory = Store(project_directory=directory), 0
     for number in range(WARM + runs):
         if number == WARM:
-            files, memory = _open_files(), _memory()
+            memory = _memory()
         sandbox = {"image": IMAGE, "command": ["true"], **KINDS[number % len(KINDS)]}
         profile = load_data({"name": project, "sandboxes": {"s": sandbox}}, directory=directory)
         run(engine, profile, store, profile.sandboxes)
@@ -69,7 +71,6 @@ def _soak(engine: Engine, directory: Path, project: str, runs: int) -> tuple[dic
         "containers": len(engine.containers(labels=own)),
         "networks": len(engine.networks(labels=own)),
         "volumes": len(engine.volumes(labels=own)),
-        "open files": max(0, _open_files() - files),
         "runs without evidence": WARM + runs - len(store.entries(project)),
     }
     return left, _memory() - memory

@@ -247,7 +247,7 @@ class DockerPyResponse:
         self._raw = raw = response.raw
         self._deadline = deadline
         self._lock = threading.Lock()
-        self._ended = False
+        self._ended = self._closed = False
         self._hijacked = HijackedConnection(response) if upgraded else None
         self._sock: socket.socket | None = None
         if upgraded:
@@ -263,19 +263,26 @@ class DockerPyResponse:
         if self._hijacked is not None:
             return self._hijacked.recv(_MOST)
         if self._ended:
-            return b""
+            return self._left()
         try:
             if self._deadline is not None and self._sock is not None:
                 self._sock.settimeout(seconds_left(self._deadline))
             data = bytes(self._raw.read1(PIECE, decode_content=False))
         except Exception as error:  # a dozen kinds, ValueError and AttributeError too
             if not self._ends():
-                return b""
+                return self._left()
             self._give_back(keep=False)
             give_up(_translated(error), error)
         if not data and self._ends():
             self._give_back(keep=True)
-        return data
+        return data or self._left()
+
+    def _left(self) -> bytes:
+        """After `close`, which only woke the reader: nobody uses the connection any more."""
+        with self._lock:
+            if self._closed:
+                self._give_back(keep=False)
+        return b""
 
     def _ends(self) -> bool:
         """True once: from then on the connection may be another request's, and is not ours to end."""
@@ -301,8 +308,12 @@ class DockerPyResponse:
         """Drop the rest; a reader in another thread gets b""."""
         if self._hijacked is not None:
             self._hijacked.close()
-        elif self._ends() and self._sock is not None:
-            shut(self._sock)
+        else:
+            with self._lock:  # the reader does not end the socket meanwhile
+                if not self._ended:
+                    self._ended = self._closed = True
+                    if self._sock is not None:
+                        shut(self._sock)
 
 
 class DockerPyTransport:

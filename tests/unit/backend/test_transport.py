@@ -27,6 +27,7 @@ from sandboxrun.backend.docker.client import Engine, open_transport
 from sandboxrun.backend.docker.docker_py import DockerPyTransport, Transport
 from sandboxrun.backend.docker.transport import Endpoint, LocalTransport
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported
+from tests.conftest import until
 from tests.engine.forwarders import ssh_command
 
 Script = Callable[[socket.socket, int], None]
@@ -253,10 +254,12 @@ def test_a_stream_ends_for_its_reader_when_another_thread_closes_it(peer: Peer) 
         done.wait(60)
 
     engine = peer(script)
+    before = len(os.listdir("/proc/self/fd"))
     stream = engine.events()
     assert next(stream) == {}
     threading.Timer(0.05, stream.close).start()
     assert list(stream) == []
+    until(lambda: len(os.listdir("/proc/self/fd")) == before + 1)  # the peer's end: the reader has closed its own
     stream.close()
     done.set()
 
