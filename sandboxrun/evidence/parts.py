@@ -165,8 +165,10 @@ class _Log:
         """Know another one of the same, from its beginning, which may have more."""
         self._copy, self.least = copy, os.fstat(copy.fileno()).st_size
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, *, last: bool = False) -> None:
         data, self._held = self._held + data, b""
+        if self._copy is not None and not last and len(data) - (end := data.rfind(b"\n") + 1) < _MARK:
+            data, self._held = data[:end], data[end:]  # whole lines show where they are in the copy
         while self._copy is not None and (seen := self._copy.read(len(data))) != data:
             same = next((n for n, (a, b) in enumerate(zip(seen, data, strict=False)) if a != b), len(seen))
             if same == len(seen) or self.read + same == 0 or _REPLACEMENT in data[max(0, same - 2) : same + 3]:
@@ -177,9 +179,6 @@ class _Log:
             self._copy.seek(same - len(seen), os.SEEK_CUR)
             self._take(data[:same])
             data = data[same:]
-            if b"\n" not in data and len(data) < _MARK:
-                self._held = data  # what comes next shows where it is in the copy
-                return
             self._fill(self._copy, data[: data.find(b"\n", 0, _MARK) + 1] or data[:_MARK])
         self._take(data)
 
@@ -208,9 +207,7 @@ class _Log:
 
     def complete(self) -> int:
         """Add what only the copy has; how many bytes that is."""
-        if self._held:
-            self._copy = None
-            self.write(b"")
+        self.write(b"", last=True)
         copy, self._copy, before = self._copy, None, self.read
         for chunk in chunks_of(copy) if copy is not None else ():
             if not self.full:

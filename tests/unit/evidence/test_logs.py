@@ -6,7 +6,7 @@ import tempfile
 from types import SimpleNamespace
 from typing import Any, cast
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandboxrun.evidence import parts
@@ -24,6 +24,7 @@ def cases(draw: st.DrawFn) -> tuple[list[bytes], int, int, int, int]:
 
 
 @given(cases())
+@example(([b"%d \n" % n for n in range(11)], 1, 10, 2, 1))
 def test_what_the_copy_has_stands_where_the_log_lacks_it(case: tuple[list[bytes], int, int, int, int]) -> None:
     lines, start, end, copied, size = case
     written: list[bytes] = []
