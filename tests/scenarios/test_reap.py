@@ -7,7 +7,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -581,35 +582,34 @@ def test_it_looks_at_everything_after_the_engine_was_away(tmp_path: Path) -> Non
     assert [entry.outcome.value for entry in job.store.entries("tale")] == ["killed"]
 
 
-def test_it_is_told_of_the_end_of_a_process_that_owns_a_sandbox(tmp_path: Path) -> None:
+@contextmanager
+def owned_elsewhere(directory: Path) -> Iterator[tuple[World, subprocess.Popen[bytes]]]:
+    """A world with a sandbox that another process of this machine waits for, and that process."""
     world = new_world()
-    job_on(world, tmp_path, {"agent": {}}).apply()
-    owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    try:
-        (box,) = world.boxes.values()
-        box.job = Fake(world)
-        box.labels |= {labels.ONE_OFF: "1", labels.OWNER: _owner_of(owner.pid).encode()}
-        with Watching(world) as watching:
-            watching.until(lambda: any(isinstance(told, ProjectLooked) for told in watching.told))
-            assert watching.reaped == {}
+    job_on(world, directory, {"agent": {}}).apply()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as owner:
+        try:
+            (box,) = world.boxes.values()
+            box.job = Fake(world)
+            box.labels |= {labels.ONE_OFF: "1", labels.OWNER: _owner_of(owner.pid).encode()}
+            yield world, owner
+        finally:
             owner.kill()
-            owner.wait()
-            watching.until(lambda: watching.reaped == {"agent": Reason.ORPHANED})
-    finally:
+
+
+def test_it_is_told_of_the_end_of_a_process_that_owns_a_sandbox(tmp_path: Path) -> None:
+    with owned_elsewhere(tmp_path) as (world, owner), Watching(world) as watching:
+        watching.until(lambda: any(isinstance(told, ProjectLooked) for told in watching.told))
+        assert watching.reaped == {}
         owner.kill()
         owner.wait()
+        watching.until(lambda: watching.reaped == {"agent": Reason.ORPHANED})
 
 
 def test_the_owner_that_ends_while_its_project_is_looked_at_is_noticed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = new_world()
-    job_on(world, tmp_path, {"agent": {}}).apply()
-    owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    try:
-        (box,) = world.boxes.values()
-        box.job = Fake(world)
-        box.labels |= {labels.ONE_OFF: "1", labels.OWNER: _owner_of(owner.pid).encode()}
+    with owned_elsewhere(tmp_path) as (world, owner):
         look_ahead = ProjectReaper._look_ahead
 
         def ending(self: ProjectReaper, snapshot: Snapshot) -> None:
@@ -621,9 +621,6 @@ def test_the_owner_that_ends_while_its_project_is_looked_at_is_noticed_at_once(
         monkeypatch.setattr(reaping, "_JOINED", 3600.0)
         with Watching(world) as watching:
             watching.until(lambda: watching.reaped == {"agent": Reason.ORPHANED})
-    finally:
-        owner.kill()
-        owner.wait()
 
 
 def _owner_of(pid: int) -> Owner:
