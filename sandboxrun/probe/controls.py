@@ -73,9 +73,8 @@ def _verdict(one: Control, context: Context, strong: Seen, weak: Seen) -> tuple[
     if one.exempt:
         return Verdict.HOLDS, f"without a negative control: {one.exempt}"
     if not failed(one, context, strong, weak):
-        if one.negative is network.let_through:
-            return Verdict.INCONCLUSIVE, "nor was any listed host let through: does the engine's name server answer?"
-        return Verdict.INCONCLUSIVE, f"the weak sandbox shows no difference: {one.seen(weak) or 'nothing was seen'}"
+        shown = one.undecided or f"the weak sandbox shows no difference: {one.seen(weak) or 'nothing was seen'}"
+        return Verdict.INCONCLUSIVE, shown
     return Verdict.HOLDS, ""
 
 

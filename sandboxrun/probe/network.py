@@ -353,7 +353,7 @@ def _all_refused(group: str, seen: Seen, context: Context) -> bool | None:
     return every(_held(found[name], seen) if name in found else None for name in expected)
 
 
-def let_through(strong: Seen, weak: Seen, context: Context) -> bool:
+def _let_through(strong: Seen, weak: Seen, context: Context) -> bool:
     """Whether what the rules allow was let pass, in each protocol that was used: as seen, or as recorded."""
     expected = [request.name for request in requests(context) if request.group == ALLOWED]
     found = {one.get("name", ""): one for one in _answers(strong, ALLOWED)}
@@ -399,7 +399,8 @@ def _asking(group: str, title: str) -> Control:
         expected=lambda context: "each refused",
         seen=lambda seen: _asked_seen(group, seen),
         holds=lambda seen, context: _all_refused(group, seen, context),
-        negative=let_through,
+        negative=_let_through,
+        undecided="nor was any listed host let through: does the engine's name server answer?",
     )
 
 

@@ -61,8 +61,9 @@ class Control(Data):
     `applies` gives the reason where there is nothing to look for; `holds` is None where what was seen does not tell.
     `negative` says whether the negative control failed as it must, from what the sandbox and the weak one showed: by
     default the weak one must not hold. `moot` gives the reason where it shows that there was nothing to look for after
-    all (a kernel without that call). `exempt` is the reason why nothing can be weakened. What it means, how it is seen
-    and what its negative control is, is documentation: scripts/controls.toml.
+    all (a kernel without that call). `exempt` is the reason why nothing can be weakened, `undecided` what is said where
+    the negative control did not fail: by default, what the weak one showed. What it means, how it is seen and what its
+    negative control is, is documentation: scripts/controls.toml.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Control(Data):
     negative: Callable[[Seen, Seen, Context], bool] | None = None
     moot: Callable[[Seen, Seen, Context], str | None] = lambda strong, weak, context: None
     exempt: str = ""
+    undecided: str = ""
 
 
 # -- What verifying found: one verdict a control, from inside or from outside. Pure data

@@ -8,7 +8,6 @@ import pytest
 from msgspec import structs
 
 from sandboxrun.probe import controls as judging
-from sandboxrun.probe import network
 from sandboxrun.probe.controls import CONTROLS, judge
 from sandboxrun.probe.verdicts import Context, Control, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.types import freeze
@@ -109,6 +108,7 @@ def test_what_a_profile_opens_is_not_applicable_not_passed_over() -> None:
 
 
 def test_a_gateway_that_lets_nothing_through_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = found(monkeypatch, "yes", None, negative=network.let_through)
+    gateway = judging.BY_ID["gateway-hosts"]
+    finding = found(monkeypatch, "yes", None, negative=gateway.negative, undecided=gateway.undecided)
     assert finding.verdict is Verdict.INCONCLUSIVE
     assert finding.note == "nor was any listed host let through: does the engine's name server answer?"
