@@ -5,13 +5,16 @@ Owns the threads. Written with plain ones: importing concurrent.futures costs mo
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from time import monotonic
-from typing import Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
+_IDLE = 2.0  # seconds after which a thread without work ends
 _SLICE = 0.2  # seconds of waiting, so that signal handlers run in between
 A = TypeVar("A")
 B = TypeVar("B")
@@ -41,17 +44,33 @@ class Aside(Generic[B]):
     def __init__(self, call: Callable[[], B], *, name: str) -> None:
         self._results: list[B] = []
         self._failures: list[BaseException] = []
-        self._thread = begin(lambda: self._results.append(call()), name=name, failed=self._failures.append)
+        self._over = threading.Lock()  # held until then
+        self._over.acquire()
+        context = copy_context()
+
+        def work() -> None:
+            try:
+                self._results.append(context.run(call))
+            except BaseException as error:
+                self._failures.append(error)
+            finally:
+                self._over.release()
+
+        _Helper.begin(work, name)
 
     @property
     def alive(self) -> bool:
         """Whether it is still under way."""
-        return self._thread.is_alive()
+        return self._over.locked()
+
+    def _wait(self, seconds: float) -> None:
+        if self._over.acquire(timeout=seconds):
+            self._over.release()
 
     def result(self, until: float = math.inf) -> B:
         """What the call gave, or raises what it raised; TimeoutError after `until` (a `time.monotonic` value)."""
         while self.alive and (left := until - monotonic()) > 0:
-            self._thread.join(min(left, _SLICE))
+            self._wait(min(left, _SLICE))
         if self._failures:
             raise self._failures[0]
         if not self._results:
@@ -63,7 +82,44 @@ class Aside(Generic[B]):
 
     def __exit__(self, *_exception: object) -> None:
         while self.alive:
-            self._thread.join(_SLICE)
+            self._wait(_SLICE)
+
+
+class _Helper:
+    """A thread that makes one call after the other: most take less time than a new thread. There are always as many as
+    there are calls under way."""
+
+    _idle: ClassVar[list[_Helper]] = []  # the last one that was busy is asked first
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._work, self._name = work, name
+        self._called = threading.Lock()  # held until there is work
+        self._called.acquire()
+        begin(self._run, name=name, failed=lambda error: None)
+
+    @classmethod
+    def begin(cls, work: Callable[[], None], name: str) -> None:
+        try:
+            helper = cls._idle.pop()
+        except IndexError:
+            cls(work, name)
+            return
+        helper._work, helper._name = work, name
+        helper._called.release()
+
+    def _run(self) -> None:
+        while True:
+            threading.current_thread().name = self._name
+            self._work()
+            self._idle.append(self)
+            if not self._called.acquire(timeout=_IDLE):
+                with contextlib.suppress(ValueError):
+                    self._idle.remove(self)
+                    return
+                self._called.acquire()  # there is work after all
+
+
+os.register_at_fork(after_in_child=_Helper._idle.clear)
 
 
 def together(call: Callable[[A], B], items: Sequence[A], *, workers: int) -> tuple[B, ...]:

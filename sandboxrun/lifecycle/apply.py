@@ -118,16 +118,15 @@ def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -
     Steps that do not depend on a failed one go on. What this apply made for a sandbox and could not finish is
     removed again, its evidence first where it had started; sandboxes that run get back what it took from them.
     """
-    run = _Run(steps, session)
-    count = max(1, min(parallelism, len(steps)))
-    workers = [begin(run.work, name=f"apply-{n}", failed=run.failed) for n in range(count)]
+    run = _Run(steps, session, parallelism)
     try:
-        for worker in workers:
+        run.begin()
+        for worker in run.workers:  # there may be more meanwhile
             while worker.is_alive():
                 worker.join(0.2)  # a bounded wait, so that signals are seen
     finally:
-        session.stop.set() if any(w.is_alive() for w in workers) else None
-        for worker in workers:
+        session.stop.set() if any(w.is_alive() for w in run.workers) else None
+        for worker in run.workers:
             worker.join()
     applied = run.result()
     session.engine.undo(session, [f.step for f in applied.failures], [s for s in steps if s.id in applied.skipped])
@@ -140,10 +139,12 @@ def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -
 
 
 class _Run:
-    """The state that the workers share, all of it under one lock."""
+    """The state that the workers share, all of it under one lock. There are as many workers as steps could be carried
+    out at once, up to `most`."""
 
-    def __init__(self, steps: Sequence[Operation], session: Session) -> None:
-        self._session = session
+    def __init__(self, steps: Sequence[Operation], session: Session, most: int) -> None:
+        self._session, self._most = session, max(1, most)
+        self.workers: list[threading.Thread] = []
         self._steps = {step.id: step for step in steps}
         known = self._steps.keys()
         self._waiting = {step.id: {need for need in step.needs if need in known} for step in steps}
@@ -160,7 +161,11 @@ class _Run:
         self._changed = threading.Condition()
         self.broken: BaseException | None = None
 
-    def work(self) -> None:
+    def begin(self) -> None:
+        """One more worker."""
+        self.workers.append(begin(self._work, name=f"apply-{len(self.workers)}", failed=self.failed))
+
+    def _work(self) -> None:
         """What each worker does until nothing is left."""
         while (step := self._take()) is not None:
             error = self._attempt(step)
@@ -189,7 +194,10 @@ class _Run:
                     return None
                 if self._ready:
                     self._busy += 1
-                    return self._steps[self._ready.popleft()]
+                    step = self._steps[self._ready.popleft()]
+                    if self._ready and self._busy == len(self.workers) < self._most:
+                        self.begin()
+                    return step
                 if not self._busy:
                     return None
                 self._changed.wait(0.2)

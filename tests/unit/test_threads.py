@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import threading
 import time
+from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
+from sandboxrun import threads
 from sandboxrun.threads import Aside
 
 
@@ -23,3 +26,37 @@ def test_a_call_that_hangs_is_given_up() -> None:
         hanging.result(time.monotonic())
     release.set()
     assert hanging.result(time.monotonic() + 30) is True
+
+
+def test_calls_that_follow_each_other_share_a_thread_and_those_under_way_do_not() -> None:
+    seen = {Aside(threading.get_ident, name=f"{n}").result() for n in range(50)}
+    assert len(seen) < 50
+    barrier = threading.Barrier(9)  # broken unless all of them are in it at once
+    for call in [Aside(lambda: barrier.wait(30), name=f"{n}") for n in range(8)]:
+        assert call.alive
+    barrier.wait(30)
+
+
+def test_each_call_has_the_name_and_the_context_of_who_began_it() -> None:
+    told: ContextVar[str] = ContextVar("told")
+
+    def look() -> tuple[str, str]:
+        return threading.current_thread().name, told.get("")
+
+    for name in ("one", "two"):
+        told.set(name)
+        assert Aside(look, name=name).result() == (name, name)
+
+
+def test_a_thread_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_IDLE", 0.01)
+    helper = Aside(threading.current_thread, name="brief").result()
+    helper.join(30)
+    assert not helper.is_alive()
+
+
+def test_a_call_that_comes_as_a_thread_gives_up_waiting_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_IDLE", 0.0001)
+    for n in range(300):
+        assert Aside(partial(int, n), name="again").result(time.monotonic() + 30) == n
+        time.sleep(n % 3 / 20_000)
