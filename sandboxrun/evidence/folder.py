@@ -341,13 +341,14 @@ class RunFolder:
         return kept
 
     def _flushed(self) -> None:
-        """Wait until all that was given to be flushed is on the disk. Raises OSError."""
+        """Wait until all of it is on the disk. Raises OSError."""
         for flushing in self._flushing:
             flushing.result()
+        if self._unsynced:
+            os.sync()
 
     def close_parts(self) -> tuple[Kept, ...]:
-        """All that is kept, by path, on the disk; whoever still writes is shut out, and what they left half-written
-        removed."""
+        """All that is kept, by path; whoever still writes is shut out, and what they left half-written removed."""
         with self._lock:
             self._open = False
         for place, _, files, fd in os.fwalk(".", dir_fd=self.folder.fd, follow_symlinks=False):
@@ -355,14 +356,11 @@ class RunFolder:
             for name in files:
                 if name.startswith(PARTIAL):
                     os.unlink(name, dir_fd=fd)
-        self._flushed()
-        if self._unsynced:
-            os.sync()
         return tuple(self._kept[path] for path in sorted(self._kept))
 
     def write_index(self, data: bytes) -> None:
-        """The last file, after `close_parts`: whole for whoever looks as soon as it is there; it and the names of all
-        are on the disk when this returns."""
+        """The last file, after `close_parts`: whole for whoever looks as soon as it is there; it, all parts and the
+        names of all are on the disk when this returns."""
         half = f"{PARTIAL}{os.urandom(8).hex()}"
         with os.fdopen(self.folder.create(half), "wb") as file:
             file.write(data)
