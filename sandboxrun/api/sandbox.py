@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine, Exec, LogStream
     from sandboxrun.backend.session import Session
     from sandboxrun.evidence.store import Captured
-    from sandboxrun.lifecycle.job import Job, Watch, Watching
+    from sandboxrun.lifecycle.job import Job
+    from sandboxrun.lifecycle.watch import Watch, Watching
     from sandboxrun.spec.project import DeclaredSandbox
 
 
@@ -266,7 +267,7 @@ class HeldSandbox(Struct, kw_only=True, eq=False):
 
     def how(self, sandbox: DeclaredSandbox) -> Watching:
         """How it is watched: its output is read where somebody wants it, and for its idle time."""
-        from sandboxrun.lifecycle.job import Watching
+        from sandboxrun.lifecycle.watch import Watching
 
         def output(_address: str, stream: int, data: bytes) -> None:
             if self.on_output is not None:
@@ -410,7 +411,8 @@ class Sandbox:
 
         137 is a command killed for memory as well: `remove` gives the evidence that says which.
         """
-        from sandboxrun.lifecycle.job import DRAIN, WaitTimeout
+        from sandboxrun.lifecycle.job import WaitTimeout
+        from sandboxrun.lifecycle.watch import DRAIN
 
         self._check_there()
         watch = self._held.watch

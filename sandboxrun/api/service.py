@@ -31,8 +31,9 @@ from sandboxrun.backend.session import Made, Session, Watched
 from sandboxrun.data import Closing, Data
 from sandboxrun.errors import PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
-from sandboxrun.lifecycle.job import NOTICE, Job, shares
+from sandboxrun.lifecycle.job import Job, shares
 from sandboxrun.lifecycle.places import check_outside, check_sources, enforce, may_write, surveyed
+from sandboxrun.lifecycle.watch import NOTICE
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import is_private, networks_of

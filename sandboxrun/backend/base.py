@@ -221,9 +221,18 @@ class Backend(Protocol):
     def observe_before_run(self, profile: Profile, *, shared: bool) -> Snapshot:
         """What a `run` has to know: no other sandbox, and what they have in common only where it is `shared`."""
 
-    def observe_these(self, profile: Profile, store: Any, ids: Iterable[str], *, compare: bool = False) -> Snapshot:
+    def observe_these(
+        self,
+        profile: Profile,
+        store: Any,
+        ids: Iterable[str],
+        *,
+        compare: bool = False,
+        known: Mapping[str, Document] | None = None,
+    ) -> Snapshot:
         """The sandboxes `ids` that are there and all that is theirs alone, to be collected; with `compare` no more than
-        what runs beside them, and less what their images set, to be compared with what is declared."""
+        what runs beside them, and less what their images set, to be compared with what is declared. Of those `known`
+        it is as that answer has it."""
 
     def observe_ended(self, profile: Profile, store: Any, ended: Mapping[str, History | None]) -> Snapshot:
         """Of the project's sandboxes, those with these ids, and all that is theirs alone, to be reaped; how they ended

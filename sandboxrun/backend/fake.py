@@ -226,7 +226,15 @@ class Fake:
         with self.reached("listing containers"):
             return structs.replace(self._snapshot(profile), sandboxes=(), companions=())
 
-    def observe_these(self, profile: Profile, store: Any, ids: Iterable[str], *, compare: bool = False) -> Snapshot:
+    def observe_these(
+        self,
+        profile: Profile,
+        store: Any,
+        ids: Iterable[str],
+        *,
+        compare: bool = False,
+        known: Mapping[str, Document] | None = None,
+    ) -> Snapshot:
         with self.reached("inspecting containers"):
             found, wanted = self._snapshot(profile), frozenset(ids)
         mine = tuple(o for o in found.sandboxes if o.id in wanted)

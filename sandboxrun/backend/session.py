@@ -163,6 +163,7 @@ class Watched(Data):
     exit_code: int | None = None
     written: Mapping[int, int] | None = None
     missing: tuple[tuple[str, str], ...] = ()
+    changes: Aside[Changes] | None = None
 
 
 class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("files", "masked")):
@@ -414,7 +415,8 @@ def ask_ahead(steps: Iterable[op.Operation], session: Session, *, most: int) -> 
         if isinstance(step, op.CaptureEvidence):
             observed = session.observed(step.container)
             spec = observed.applied or observed.spec
-            if _is_over(observed, spec) and spec.evidence.filesystem_changes:
+            asked_before = session.watched.get(step.run, Watched()).changes is not None
+            if not asked_before and _is_over(observed, spec) and spec.evidence.filesystem_changes:
                 asked = Aside(partial(session.engine.changes, observed.id), name=f"changes of {step.address}")
                 session.changes[observed.id] = asked
 
@@ -458,7 +460,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
         written=watched.written,
         missing=tuple(MissingPart(part=part, reason=reason) for part, reason in watched.missing),
         filesystem_changes=policy.filesystem_changes,
-        changes=session.changes.pop(observed.id, None),
+        changes=watched.changes or session.changes.pop(observed.id, None),
         artifacts=policy.artifacts,
         workspace=copied.target if copied is not None else None,
         gateway=gateway,

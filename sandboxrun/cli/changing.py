@@ -30,9 +30,8 @@ from sandboxrun.report.progress import Progress, progress_for
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
     from sandboxrun.lifecycle.apply import ApplySettings, Outcome
-    from sandboxrun.lifecycle.job import RunResult
+    from sandboxrun.lifecycle.job import RunResult, Waited
     from sandboxrun.lifecycle.verify import Proving
-    from sandboxrun.lifecycle.waits import Waited
     from sandboxrun.report.evidence import Run
     from sandboxrun.spec.project import Profile
 

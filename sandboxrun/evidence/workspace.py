@@ -4,7 +4,6 @@ where it waits, as a copy of a sandbox's output does.
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import json
@@ -20,7 +19,7 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems
-from sandboxrun.evidence.errors import EvidenceError, reason_of
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import BLOCK, shown
 from sandboxrun.evidence.folder import Folder, state_path, sync
 from sandboxrun.evidence.store import Store
@@ -131,48 +130,6 @@ def baseline_of(staging: Folder) -> StagedBaseline:
         tar.close()
         raise EvidenceError(f"{staging.path / BASELINE} is not what was packed")
     return StagedBaseline(file=tar, exclude=exclude, left_out=left_out, partial=partial)
-
-
-# -- A copy of a sandbox's output in its run's staging folder, as it comes
-
-
-class KeptOutput:
-    """Up to one byte more than `limit` of each stream, which tells the capture that it was cut."""
-
-    def __init__(self, store: Store, run: str, engine: str, limit: int) -> None:
-        self.failure: str | None = None
-        self.seen = {1: 0, 2: 0}  # bytes of each stream, kept or not
-        self._most = limit + 1
-        self._files: dict[int, BinaryIO] = {}
-        self._closing = contextlib.ExitStack()
-        try:
-            staging = self._closing.enter_context(store.staging(run, engine=engine))
-            for stream, name in ((1, STDOUT), (2, STDERR)):
-                self._files[stream] = self._closing.enter_context(contextlib.closing(staging.append(name)))
-        except (OSError, EvidenceError) as error:
-            self._fail(error)
-
-    def write(self, stream: int, data: bytes) -> None:
-        left = memoryview(data)[: max(0, self._most - self.seen[stream])]
-        self.seen[stream] += len(data)
-        try:
-            while left and self.failure is None:
-                left = left[self._files[stream].write(left) :]
-        except OSError as error:
-            self._fail(error)
-
-    def close(self) -> None:
-        try:
-            self._closing.close()
-        except OSError as error:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        """Half a copy is of no use, and others need the room."""
-        self.failure = self.failure or reason_of(error)
-        for file in self._files.values():
-            with contextlib.suppress(OSError, ValueError):
-                file.truncate(0)
 
 
 # -- A workspace's directory as it is on the disk: what of it goes into a copy, what does not, and why

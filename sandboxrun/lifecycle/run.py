@@ -19,8 +19,9 @@ from sandboxrun.backend.session import Made, Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
 from sandboxrun.lifecycle.apply import Applied, ApplySettings, Proof, carry_out, naming_what_stays, not_started
-from sandboxrun.lifecycle.job import NOTICE, Consumer, Job, Making, Pump, RunResult, Watch, Watching, shares
+from sandboxrun.lifecycle.job import Job, Making, RunResult, shares
 from sandboxrun.lifecycle.places import surveyed
+from sandboxrun.lifecycle.watch import NOTICE, Consumer, Pump, Watch, Watching
 from sandboxrun.plan.planner import Options, make_plan, with_dependencies
 from sandboxrun.plan.steps import levels
 from sandboxrun.spec import labels

@@ -14,9 +14,9 @@ from sandboxrun.backend.errors import EngineError, EngineTimeout, LockHeld, NotF
 from sandboxrun.backend.session import Event, StillRunning
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.job import apply_and_wait
 from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Scope
 from sandboxrun.lifecycle.run import RunOptions, run
-from sandboxrun.lifecycle.waits import apply_and_wait
 from sandboxrun.spec import labels
 from sandboxrun.spec.state import Ended, How, Running
 from sandboxrun.threads import Aside

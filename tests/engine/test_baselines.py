@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.lifecycle.job import AT_ONCE
+from sandboxrun.lifecycle.watch import AT_ONCE
 from tests.conftest import Cli, Ran
 from tests.engine.counting import Counting, counting
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sandboxrun.lifecycle.waits import Waited, apply_and_wait
+from sandboxrun.lifecycle.job import Waited, apply_and_wait
 from sandboxrun.plan.changes import Action, Reason
 from tests.engine.world import World, change, open_world
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sandboxrun.evidence.checking import verify_chain
-from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.lifecycle.job import apply_and_wait
 from sandboxrun.report.evidence import Run, evidence_text
 from tests.engine.world import World, open_world
 

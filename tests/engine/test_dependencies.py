@@ -13,8 +13,8 @@ import pytest
 
 from sandboxrun.errors import ApplyError, ExitCode
 from sandboxrun.lifecycle import run as oneoff
+from sandboxrun.lifecycle.job import apply_and_wait, codes
 from sandboxrun.lifecycle.run import code_of
-from sandboxrun.lifecycle.waits import apply_and_wait, codes
 from sandboxrun.plan.planner import Options
 from sandboxrun.spec.project import Profile
 from sandboxrun.spec.state import How
@@ -117,7 +117,7 @@ def test_what_ended_past_its_timeout_is_told_as_that(world: World, code: int) ->
     trap = f"trap 'exit {code}' TERM; sleep 30 & wait"
     profile = world.profile({"slow": {"command": ["sh", "-c", trap], "lifetime": {"timeout": "1s"}}})
     world.apply(profile)
-    from sandboxrun.lifecycle.waits import wait_for
+    from sandboxrun.lifecycle.job import wait_for
 
     wait_for(world.engine, profile, world.store, profile.sandboxes)
     assert dict(codes(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}

@@ -11,7 +11,7 @@ import docker
 import pytest
 
 from sandboxrun.errors import ApplyError
-from sandboxrun.lifecycle.waits import Waited, apply_and_wait
+from sandboxrun.lifecycle.job import Waited, apply_and_wait
 from sandboxrun.plan.changes import Action
 from sandboxrun.spec import labels as own
 from tests.engine.world import World, change, open_world

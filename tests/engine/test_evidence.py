@@ -23,7 +23,7 @@ from sandboxrun.evidence.folder import OWNER
 from sandboxrun.evidence.parts import CaptureLimits
 from sandboxrun.evidence.store import SETTLED, Captured, Store
 from sandboxrun.evidence.workspace import USAGE, open_workspace, stage_workspace
-from sandboxrun.lifecycle.job import Sampler
+from sandboxrun.lifecycle.watch import Sampler
 from sandboxrun.spec.state import How, Sample, StoppedBy
 from tests.conftest import Cli
 

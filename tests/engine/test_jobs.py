@@ -19,8 +19,8 @@ from sandboxrun import SandboxService, Settings
 from sandboxrun.data import Data
 from sandboxrun.evidence.store import STAGING, Store
 from sandboxrun.lifecycle import apply as converge
-from sandboxrun.lifecycle.job import AT_ONCE, Watch
-from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.lifecycle.job import apply_and_wait
+from sandboxrun.lifecycle.watch import AT_ONCE, Watch
 from sandboxrun.spec.state import How
 from tests.conftest import Cli, Ran, until
 from tests.engine.world import World, change, open_world

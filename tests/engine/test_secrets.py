@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from sandboxrun.gateway.image import reference
-from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.lifecycle.job import apply_and_wait
 from sandboxrun.spec import labels as own
 from tests.engine.own_engine import OwnEngine
 from tests.engine.world import World, open_world

@@ -17,9 +17,9 @@ from sandboxrun.backend.fake_process import text_of
 from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.errors import ApplyError, ProfileError
 from sandboxrun.evidence.index import Index
+from sandboxrun.lifecycle.job import Waited, apply_and_wait, wait_for
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.run import RunOptions, run
-from sandboxrun.lifecycle.waits import Waited, apply_and_wait, wait_for
 from sandboxrun.plan.changes import Action, Reason
 from sandboxrun.profile.loader import load_data
 from sandboxrun.report.plan import plan_json

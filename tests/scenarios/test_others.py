@@ -10,7 +10,7 @@ import pytest
 from sandboxrun.backend.fake import Fake, World
 from sandboxrun.errors import PlanError
 from sandboxrun.lifecycle.apply import ApplySettings
-from sandboxrun.lifecycle.waits import apply_and_wait
+from sandboxrun.lifecycle.job import apply_and_wait
 from sandboxrun.plan.planner import Options
 from sandboxrun.profile.loader import load_data
 from sandboxrun.spec import labels

@@ -22,9 +22,9 @@ from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle import reap as reaping
 from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.job import apply_and_wait
 from sandboxrun.lifecycle.reap import Homes, ProjectReaper, Reaper, Scope, is_over, reap
 from sandboxrun.lifecycle.run import RunOptions, run
-from sandboxrun.lifecycle.waits import apply_and_wait
 from sandboxrun.plan.changes import Reason
 from sandboxrun.plan.planner import Options
 from sandboxrun.report.reap import (

@@ -21,9 +21,9 @@ from sandboxrun.backend.owner import this_process
 from sandboxrun.errors import ApplyError, PlanError, SandboxrunError
 from sandboxrun.lifecycle import job as job_room
 from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.job import apply_and_wait
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.run import run
-from sandboxrun.lifecycle.waits import apply_and_wait
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action
 from sandboxrun.plan.planner import Options

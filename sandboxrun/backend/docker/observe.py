@@ -38,6 +38,7 @@ from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
 from sandboxrun.spec.spec import SandboxSpec, digest_of
 from sandboxrun.spec.state import (
     Companion,
+    Document,
     Ended,
     Foreign,
     Helper,
@@ -206,12 +207,21 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
 
 
 def snapshot_of_these(
-    engine: Engine, profile: Profile, store: Store, ids: Iterable[str], *, compare: bool = False
+    engine: Engine,
+    profile: Profile,
+    store: Store,
+    ids: Iterable[str],
+    *,
+    compare: bool = False,
+    known: Mapping[str, Document] | None = None,
 ) -> Snapshot:
     """The containers `ids` and all that is theirs alone, to be collected; with `compare` no more than what runs beside
-    them and what their images set, to be compared with what is declared. Raises EngineError."""
-    images = _Images(engine)
-    sandboxes = _observed(engine.inspect_containers(ids), profile, store, images if compare else None)
+    them and what their images set, to be compared with what is declared. Those `known` are not asked about again.
+    Raises EngineError."""
+    images, known = _Images(engine), known or {}
+    asked = engine.inspect_containers(id for id in ids if id not in known)
+    inspected = (*(document.raw for document in known.values()), *asked)
+    sandboxes = _observed(inspected, profile, store, images if compare else None)
     snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),

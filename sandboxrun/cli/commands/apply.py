@@ -65,7 +65,7 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
         profile = opt.load_saved(given, saved)
     opt.enforced(profile, given)
     from sandboxrun.lifecycle import apply as converge
-    from sandboxrun.lifecycle.waits import apply_and_wait
+    from sandboxrun.lifecycle.job import apply_and_wait
 
     store = opt.open_store(profile, given)
     # What asks the engine at once: a wait has three threads a sandbox, and four probes run side by side.
@@ -112,7 +112,7 @@ def wait(given: opt.Given, timeout: float | None) -> int:
     """
     profile = opt.load_profile(given)
     from sandboxrun.backend.owner import process_began
-    from sandboxrun.lifecycle.waits import wait_for, without_code
+    from sandboxrun.lifecycle.job import wait_for, without_code
     from sandboxrun.plan.planner import select
     from sandboxrun.report.table import table
     from sandboxrun.spec.state import first_failure

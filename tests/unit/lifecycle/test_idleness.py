@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sandboxrun.lifecycle import job
-from sandboxrun.lifecycle.job import Idleness
+from sandboxrun.lifecycle import watch
+from sandboxrun.lifecycle.watch import Idleness
 from sandboxrun.spec.state import Sample
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -18,7 +18,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(job, "monotonic", lambda: self.now)
+        monkeypatch.setattr(watch, "monotonic", lambda: self.now)
         self.idleness = Idleness()
 
     def sample(self, after: float, cpu: float | None) -> None:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import pytest
 
-from sandboxrun.lifecycle.job import BATCH, ROOM, Relay
+from sandboxrun.lifecycle.watch import BATCH, ROOM, Relay
 from tests.conftest import until
 
 Got = list[tuple[int, bytes]]

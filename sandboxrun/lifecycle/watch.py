@@ -1,0 +1,634 @@
+"""Watches one sandbox from its start to its end: output, usage, timeout, signals.
+
+Owns the threads of a watch, and how output is kept and handed on. A watch ends a sandbox only for a reason it was
+given, and takes no evidence: it says what it saw, and asks an engine early for what evidence needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import groupby, islice
+from time import monotonic
+from typing import TYPE_CHECKING, BinaryIO
+
+from msgspec import Struct
+
+from sandboxrun.backend.base import Backend, Changes, Events, Output, Terminal
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
+from sandboxrun.backend.session import Alive, Made, Watched
+from sandboxrun.data import Data
+from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, printable
+from sandboxrun.evidence.errors import EvidenceError, reason_of
+from sandboxrun.evidence.workspace import STDERR, STDOUT, USAGE
+from sandboxrun.spec.project import DeclaredSandbox
+from sandboxrun.spec.state import PAST_TTL, SLACK, Document, Sample, parse_time, reached
+from sandboxrun.spec.types import SECOND, format_duration
+from sandboxrun.threads import Aside, begin
+from sandboxrun.tracing import Opened, open_span
+
+if TYPE_CHECKING:
+    from contextvars import Context
+    from datetime import datetime
+
+    from sandboxrun.evidence.store import Store
+
+
+# -- Hands a sandbox's output on to its consumer, in a thread of its own
+
+ROOM = 1 << 20  # bytes that may wait for the consumer while the sandbox runs
+BATCH = 1 << 16  # bytes that the consumer gets at once, or a piece more
+LULL = 0.005  # seconds that a consumer who has caught up waits for more to come, up to FILL bytes: woken for each of
+FILL = 1 << 19  # many small pieces, it and whoever puts them in would take twice the CPU time
+STUCK = 2.0  # seconds without progress after which a consumer counts as stuck once the sandbox is to end
+
+
+class Relay:
+    """Calls `output` (stream, data) for what is put in, in order. After a failure it drops the rest."""
+
+    def __init__(self, name: str, output: Callable[[int, bytes], None]) -> None:
+        self._output = output
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._waiting = 0  # bytes put in and not yet taken by the consumer
+        self._ending = self._over = self._closed = False
+        self._changed = threading.Condition()
+        self._moved = monotonic()
+        self.failure: BaseException | None = None
+        self.dropped = 0
+        self._thread = begin(self._work, name=f"output of {name}", failed=self._failed)
+
+    def put(self, stream: int, data: bytes) -> None:
+        """Queue `data`. Waits while too much waits already, but never for a consumer that failed or is stuck."""
+        with self._changed:
+            while self._waiting >= ROOM and self.failure is None and not self._over:
+                if self._ending and self.stuck_for > STUCK:
+                    break
+                self._changed.wait(0.2 if self._ending else None)
+            if self.failure is not None or (self._waiting >= ROOM and not self._over):
+                self.dropped += len(data)
+                return
+            self._queue.append((stream, data))
+            self._waiting += len(data)
+            if len(self._queue) == 1 or self._waiting >= FILL:
+                self._changed.notify_all()
+
+    def ending(self, *, over: bool = False) -> None:
+        """The sandbox is to end; `over`: it has ended. What then still comes is what the engine holds, a few MB."""
+        with self._changed:
+            self._ending = True
+            self._over = self._over or over
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more will be put in."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the consumer to have taken everything; whether it has."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def give_up(self) -> None:
+        """Stop waiting for the consumer: what it has not taken is dropped."""
+        with self._changed:
+            self._closed = self._over = True
+            self._drop()
+
+    @property
+    def stuck_for(self) -> float:
+        """Seconds since the consumer last took something."""
+        return monotonic() - self._moved
+
+    def _work(self) -> None:
+        while batch := self._take():
+            for stream, data in batch:
+                self._output(stream, data)
+                with self._changed:
+                    self._waiting -= len(data)
+                    self._moved = monotonic()
+                    self._changed.notify_all()
+
+    def _take(self) -> list[tuple[int, bytes]]:
+        """Some of what waits, neighbours of one stream joined; nothing at the end."""
+        with self._changed:
+            if not self._queue:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                self._changed.wait_for(lambda: self._waiting >= FILL or self._closed or self._over, LULL)
+            pieces: list[tuple[int, bytes]] = []
+            size = 0
+            while self._queue and size < BATCH:
+                pieces.append(self._queue.popleft())
+                size += len(pieces[-1][1])
+            self._moved = monotonic()
+        joined = groupby(pieces, lambda piece: piece[0])
+        return [(stream, b"".join(data for _, data in part)) for stream, part in joined]
+
+    def _failed(self, error: BaseException) -> None:
+        with self._changed:
+            self.failure = error
+            self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += self._waiting
+        self._queue.clear()
+        self._changed.notify_all()
+
+
+# -- A copy of a sandbox's output in its run's staging folder, as it comes
+
+
+class KeptOutput:
+    """Up to one byte more than `limit` of each stream, which tells the capture that it was cut."""
+
+    def __init__(self, store: Store, run: str, engine: str, limit: int) -> None:
+        self.failure: str | None = None
+        self.seen = {1: 0, 2: 0}  # bytes of each stream, kept or not
+        self._most = limit + 1
+        self._files: dict[int, BinaryIO] = {}
+        self._closing = contextlib.ExitStack()
+        try:
+            staging = self._closing.enter_context(store.staging(run, engine=engine))
+            for stream, name in ((1, STDOUT), (2, STDERR)):
+                self._files[stream] = self._closing.enter_context(contextlib.closing(staging.append(name)))
+        except (OSError, EvidenceError) as error:
+            self._fail(error)
+
+    def write(self, stream: int, data: bytes) -> None:
+        left = memoryview(data)[: max(0, self._most - self.seen[stream])]
+        self.seen[stream] += len(data)
+        try:
+            while left and self.failure is None:
+                left = left[self._files[stream].write(left) :]
+        except OSError as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        try:
+            self._closing.close()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Half a copy is of no use, and others need the room."""
+        self.failure = self.failure or reason_of(error)
+        for file in self._files.values():
+            with contextlib.suppress(OSError, ValueError):
+                file.truncate(0)
+
+
+# -- Since when a sandbox does nothing: it writes nothing, and uses next to no CPU time
+
+# An agent that waits for an answer, with an event loop, timers and a runtime's own threads, uses up to some tenths of a
+# per cent of one CPU; one that computes, compiles or reads uses several. What is above this counts as use.
+BUSY = 0.01  # of one CPU, between two samples
+
+
+class Idleness:
+    """What is known of one sandbox's silence. CPU time that nobody could read, or not yet, counts as use: then only the
+    timeout ends it."""
+
+    def __init__(self) -> None:
+        self._active = monotonic()  # when it last did something, as far as is known
+        self._sampled = 0.0  # up to when its use is known
+        self._last: tuple[datetime, int] | None = None  # the engine's time and CPU time of the last sample
+        self.deaf = False  # whether nothing can be known of its output
+
+    def wrote(self) -> None:
+        self._active = monotonic()
+
+    def used(self, sample: Sample) -> None:
+        """How much CPU time it has used by now."""
+        at, now = parse_time(sample.time), monotonic()
+        if at is None or sample.cpu_ns is None:
+            return
+        seconds = (at - self._last[0]).total_seconds() if self._last is not None else 0
+        # nothing to compare it with: it is the first one, or the engine's clock was set
+        if self._last is None or seconds <= 0 or sample.cpu_ns - self._last[1] > BUSY * seconds * SECOND:
+            self._active = max(self._active, now)
+        self._last, self._sampled = (at, sample.cpu_ns), now
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether it has certainly done nothing for so long."""
+        return not self.deaf and min(self._sampled, monotonic()) >= self._active + seconds
+
+
+# -- Its usage, at an interval
+
+
+class Sampler:
+    """Samples a container from now to `stop`, `every` so many seconds, and writes each sample down: a line in `file`,
+    which the caller closes. `seen` gets each sample, `failed` what nobody expects: what can happen to an engine or a
+    disk is in `failure`."""
+
+    def __init__(
+        self,
+        engine: Backend,
+        container: str,
+        file: BinaryIO | None,
+        *,
+        every: float,
+        seen: Callable[[Sample], object],
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        self._engine, self._container, self._file = engine, container, file
+        self._every, self._seen, self._failed = max(every, SHORTEST), seen, failed
+        self._stop, self._turn = threading.Event(), threading.Lock()
+        self.failure: str | None = None
+        self.failed_at = 0.0  # by `time.monotonic`
+        begin(self._work, name=f"usage of {container[:12]}", failed=self._note)
+
+    def stop(self, *, wait: float = 5.0) -> None:
+        """End, waiting at most `wait` seconds for a sample to be written down. One that is being taken is not waited
+        for: some engines take a second over it. May be called again."""
+        self._stop.set()
+        if self._turn.acquire(timeout=wait):
+            self._turn.release()
+
+    def _work(self) -> None:
+        while not self._stop.is_set() and self._sample():
+            self._stop.wait(self._every)
+
+    def _sample(self) -> bool:
+        """One sample; False when the container does not run (any more)."""
+        sample = self._engine.usage(self._container)
+        with self._turn:
+            if sample is None or self._stop.is_set():
+                return False
+            self._seen(sample)
+            if self._file is not None:
+                self._file.write(json.dumps(sample.to_json(), separators=(",", ":")).encode() + b"\n")
+                self._file.flush()
+        return True
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, EngineError | OSError):
+            self.failure, self.failed_at = reason_of(error), monotonic()
+        else:
+            self._failed(error)
+
+
+# -- The watch
+
+AT_ONCE = 2.0  # seconds that who makes sandboxes keeps the project's lock: what ends by then is collected under it
+SHORTEST = 0.1  # seconds between samples; each is an engine call
+LOOK = 0.5  # seconds between looks at the clock while nothing happens
+NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
+DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
+
+_HURRIED = {"timeout", "idle", "expired", "killed"}  # ends after which nobody waits for who is stuck with the output
+_STOPPED = (128 + 9, 128 + 15)  # exit codes of what was stopped
+
+Consumer = Callable[[str, int, bytes], None]  # address, stream (1 stdout, 2 stderr), data
+Pump = Callable[["Terminal", Callable[[bytes], None]], None]  # moves a terminal's bytes; tells what came out
+
+
+class Watching(Data):
+    """What a watch does beside waiting.
+
+    `output` gets what the sandbox prints, in a thread of its own; it is kept in the staging folder whatever becomes of
+    `output`. `sample` reads usage, `pump` gives it a terminal.
+    """
+
+    output: Consumer | None = None
+    sample: bool = True
+    pump: Pump | None = None
+    elapsed: float = 0.0  # how long it runs already
+    expires: float | None = None  # when its ttl is over (time.monotonic), where it was made before
+    ended: Callable[[int | None], None] = lambda code: None  # is told its exit code once it has ended; must not raise
+    events: Events | None = None  # that tell of its end, where they are followed since before its start
+
+
+class Watch:
+    """One sandbox being watched. `before_start`, then `begin` once it runs, then `wait` for the result."""
+
+    def __init__(
+        self,
+        engine: Backend,
+        store: Store,
+        sandbox: DeclaredSandbox,
+        made: Made,
+        how: Watching,
+        *,
+        within: Context | None,
+        last: Callable[[Watch], bool],
+    ) -> None:
+        """`within` is where its span belongs; `last` says whether no other one of its job runs."""
+        self.address, self.spec, self.container, self.run = sandbox.address, sandbox.spec, made.id, made.run
+        self.exit_code: int | None = None
+        self.error: EngineError | None = None
+        self.failure: ApplyError | None = None  # a part of this watch that ended before its time
+        self.relay: Relay | None = None
+        self._engine, self._store, self._how, self._within, self._last = engine, store, how, within, last
+        self._stops: list[_Stop] = []  # what was done to end it
+        self._lost = False  # whether the connection to the engine broke while it ran
+        self._limit = timeout / 1e9 if (timeout := self.spec.lifetime.timeout) is not None else None  # seconds
+        ttl = self.spec.lifetime.ttl
+        self._expires = how.expires if ttl is None or how.expires is not None else made.at + ttl / SECOND
+        self._began, self._idleness = monotonic(), Idleness()
+        self._span = Opened()
+        self._paused: float | None = None  # since when, if it is paused by us
+        self._ended = threading.Event()
+        self._ended_at = monotonic()
+        self._cleanup = contextlib.ExitStack()
+        self._threads: list[threading.Thread] = []
+        self._sampler: Sampler | None = None
+        self._used: Sample | None = None  # the last sample
+        self._stream: Output | None = None
+        self._terminal: Terminal | None = None
+        self._live = False
+        self._written: dict[int, int] | None = None
+        self._missing: list[tuple[str, str]] = []
+        self.left: Document | None = None  # the engine's answer about it since it ended
+        self._changes: Aside[Changes] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was started: of one that could not be, no end will come."""
+        return bool(self._threads)
+
+    def faults(self) -> Iterator[Diagnostic]:
+        """What of this watch failed, and what of the output could not be handed on."""
+        if self.failure is not None:
+            yield from self.failure.diagnostics
+        lost = ""
+        if self.relay is not None and (error := self.relay.failure) is not None:
+            lost = f"handing on its output failed: {type(error).__name__}: {printable(str(error))}"
+        elif self.relay is not None and (dropped := self.relay.dropped):
+            lost = f"up to {dropped} bytes of its output were not written: nothing reads them"
+        if lost:
+            yield Diagnostic(message=f"{self.address}: {lost}", help="the evidence has all of it")
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was ended from outside, or its time is over by now."""
+        late = any(left <= 0 for left, _ in self._deadlines())
+        return late or self.result.stopped_by in _HURRIED
+
+    @property
+    def result(self) -> Watched:
+        """What teardown needs to know of it."""
+        stop = next((stop for stop in reversed(self._stops) if stop.reached), _Stop(by="itself"))
+        return Watched(
+            stopped_by="engine" if self._lost else stop.by,
+            live_logs=self._live,
+            note=stop.note,
+            exit_code=self.exit_code,
+            written=self._written,
+            missing=tuple(self._missing),
+            changes=self._changes,
+        )
+
+    def before_start(self) -> None:
+        """Attach, so that nothing it prints is lost. Raises EngineError."""
+        if self._how.pump is not None:
+            self._terminal = self._engine.attach_terminal(self.container)
+        elif self._how.output is not None:
+            self._stream = self._engine.attach(self.container, tty=self.spec.tty)
+
+    def begin(self) -> None:
+        """It runs: read, sample and wait, each in a thread of its own. Raises EngineError, EvidenceError, OSError."""
+        about = {"sandbox": self.address, "run": self.run, "image": self.spec.image}
+        try:
+            self._began = monotonic() - self._how.elapsed
+            self._span = open_span("sandbox", within=self._within, **about)
+            self._span.set({"container.id": self.container})
+            if self._how.output is not None:
+                self.relay = Relay(self.address, partial(self._how.output, self.address))
+                self._thread("reading the output", self._read_output, "logs")
+            elif self.spec.lifetime.idle is not None:
+                self._thread("listening for output", self._listen)
+            if self._how.sample or self.spec.lifetime.idle is not None:
+                self._start_sampler()
+            self._thread("waiting for the end", self._until_end)
+        except BaseException:
+            self._ended.set()  # nobody waits for it: whoever waited would wait for ever
+            raise
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """While it is paused by us: that time does not count."""
+        self._paused = monotonic()
+        try:
+            yield
+        finally:
+            self._began += monotonic() - self._paused
+            self._paused = None
+
+    def _ran(self) -> float:
+        """How many seconds of its timeout are over."""
+        return (self._paused or monotonic()) - self._began
+
+    def glance(self, *, line: bool) -> Alive:
+        """How it is; with `line`, the last one that it wrote, where the engine has that."""
+        said = b""
+        if line:
+            asked = partial(self._engine.logs, self.container, tty=self.spec.tty, tail=1)
+            with contextlib.suppress(EngineError), asked() as output:
+                said = b"".join(data for _, data in islice(output, 2))
+        last = next((text for text in reversed(said.decode("utf-8", "replace").splitlines()) if text.strip()), "")
+        used, limit = self._used.memory_bytes if self._used is not None else None, self.spec.mem_limit or None
+        return Alive(address=self.address, seconds=self._ran(), memory=used, limit=limit, line=last.strip())
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait at most `timeout` seconds; whether it has ended."""
+        return self._ended.wait(timeout)
+
+    def send(self, signal: str) -> None:
+        """Forward a signal to its command: if it ends then, it was killed, whatever its code."""
+        self._stops.append(stop := _Stop(by="killed"))
+        try:
+            self._engine.signal(self.container, signal)
+        except EngineError as error:
+            stop.reached = error.status not in (404, 409)  # it had ended; of any other failure nobody knows
+
+    def end(self, stopped_by: str, note: str = "", *, grace: int | None = None) -> None:
+        """End it now, within its grace period."""
+        if self.ended:
+            return
+        self._stops.append(stop := _Stop(by=stopped_by, note=note))
+        if self.relay is not None and stopped_by in _HURRIED:
+            self.relay.ending()
+        seconds = -(-self.spec.stop_grace_period // 10**9) if grace is None else grace
+        with contextlib.suppress(EngineError):
+            stop.reached = self._engine.stop(self.container, timeout=seconds)
+
+    def close(self) -> None:
+        """Wait for the rest of what the engine has of its output, and give everything back. The consumer of the output
+        may still be behind: see `relay`."""
+        if self._sampler is not None:
+            self._sampler.stop()
+            if self._sampler.failure is not None and self._sampler.failed_at < self._ended_at - LOOK:
+                self._missing.append(("usage", f"sampling ended early: {self._sampler.failure}"))
+        for thread in self._threads if self.ended else ():  # of one that runs on there is no end to wait for
+            thread.join(DRAIN)
+        for stream in (self._stream, self._terminal):
+            if stream is not None:
+                stream.close()
+        if self.relay is not None:
+            self.relay.close()
+        self._cleanup.close()
+
+    # -- threads ----------------------------------------------------------------------------------------------
+
+    def _thread(self, what: str, target: Callable[[], None], part: str | None = None) -> None:
+        """A part of this watch; `part` of the evidence suffers where it fails."""
+        failed = partial(self._failed, what, part)
+        self._threads.append(begin(target, name=f"{what} of {self.address}", failed=failed))
+
+    def _failed(self, what: str, part: str | None, error: BaseException) -> None:
+        """A part of this watch failed: what it was to guard can't be left to itself."""
+        reason = f"{what} failed: {type(error).__name__}: {printable(str(error))}"
+        if self.failure is None:
+            self.failure = ApplyError(f"{self.address} was stopped: {reason}", help=BUG)
+            self.failure.__cause__ = error
+        if part is not None:
+            self._missing.append((part, f"{reason}; what came after is as the engine kept it"))
+        self.end("killed", f"sandboxrun failed: {reason}")
+
+    def _start_sampler(self) -> None:
+        file: BinaryIO | None = None
+
+        def seen(sample: Sample) -> None:
+            self._used = sample
+            self._idleness.used(sample)
+
+        try:
+            if self._how.sample:
+                staging = self._cleanup.enter_context(self._store.staging(self.run, engine=self._engine.identity))
+                file = self._cleanup.enter_context(contextlib.closing(staging.append(USAGE)))
+        except (OSError, EvidenceError) as error:
+            self._missing.append(("usage", reason_of(error)))
+            if self.spec.lifetime.idle is None:
+                return
+        every = self.spec.evidence.usage_every / 1e9
+        failed = partial(self._failed, "sampling the usage", "usage")
+        self._sampler = Sampler(self._engine, self.container, file, every=every, seen=seen, failed=failed)
+
+    def _until_end(self) -> None:
+        try:
+            self._await_exit()
+        except Exception as error:
+            self._failed("waiting for the end", None, error)
+        finally:
+            self._ended_at = monotonic()
+            self._span.note(exit_code=self.exit_code, stopped_by=self.result.stopped_by)
+            if self.exit_code != 0:
+                self._span.fail(self.error or str(self.exit_code))
+            self._span.end()
+            self._how.ended(self.exit_code)
+            self._look_back()
+            self._ended.set()
+            if self.relay is not None:
+                self.relay.ending(over=True)
+
+    def _look_back(self) -> None:
+        """Ask at once for what evidence needs of it, where it is the last one: then it is collected now. What it
+        changed takes an engine longest, and meanwhile it answers nothing else about it."""
+        if self.exit_code is None or self.spec.restart != "no" or not self._last(self):
+            return
+        with contextlib.suppress(EngineError):  # who collects it asks again, and tells of it
+            self.left = self._engine.document(self.container)
+            if self.spec.evidence.filesystem_changes:
+                ask = partial(self._engine.changes, self.container)
+                self._changes = Aside(ask, name=f"changes of {self.address}")
+
+    def _await_exit(self) -> None:
+        def patience(longest: float) -> float:
+            return max(0.01, min([longest, *(left for left, _ in self._deadlines())]))
+
+        longest = LOOK if self.spec.lifetime.idle is not None else 3600.0
+        try:
+            if self._how.events is not None and self.spec.restart == "no":  # most ends are seen without a call
+                self.exit_code = self._how.events.exit_code(self.container, patience(min(longest, AT_ONCE)))
+            while self.exit_code is None:
+                try:
+                    self.exit_code = self._engine.wait(self.container, timeout=patience(longest))
+                except EngineTimeout:
+                    self._enforce()
+            if self.result.stopped_by == "itself":
+                self._stops += [*self._foregone()]
+        except EngineError as error:
+            # Containers of one that is away may have ended with it: what code they show later is not their own.
+            self.error, self._lost = error, isinstance(error, EngineUnreachable)
+
+    def _enforce(self) -> None:
+        idle, over = self.spec.lifetime.idle, next((stop for left, stop in self._deadlines() if left <= 0), None)
+        if over is not None:
+            self.end(over.by, over.note)
+        elif idle is not None and self._idleness.lasts(idle / 1e9):
+            self.end("idle", f"no output and no CPU use for {format_duration(idle)}")
+
+    def _deadlines(self) -> Iterator[tuple[float, _Stop]]:
+        """In how many seconds it is to be ended at the latest, and for what."""
+        if self._limit is not None:
+            yield self._limit - self._ran(), _Stop(by="timeout", note=_past("timeout", self._limit))
+        if self._expires is not None:
+            left, ttl = self._expires - monotonic(), self.spec.lifetime.ttl
+            yield left, _Stop(by="expired", note=PAST_TTL if ttl is None else _past("ttl", ttl / SECOND))
+
+    def _foregone(self) -> Iterator[_Stop]:
+        """What others ended it for just before this watch would have: its own PID 1, or a reaper."""
+        code, ran = self.exit_code, self._ran()
+        held = code == ExitCode.TIMEOUT and self._limit is not None and reached(ran, self._limit)
+        yield from (stop for _, stop in self._deadlines() if stop.by == "timeout" and held)
+        if code in _STOPPED:
+            yield from (stop for left, stop in self._deadlines() if stop.by == "expired" and left <= SLACK)
+
+    def _listen(self) -> None:
+        """Notice output, for its idle time; the engine's own log keeps it."""
+        try:
+            with self._engine.attach(self.container, tty=self.spec.tty) as self._stream:
+                for _ in self._stream:
+                    self._idleness.wrote()
+        except EngineError:
+            self._idleness.deaf = True
+
+    def _read_output(self) -> None:
+        kept = KeptOutput(self._store, self.run, self._engine.identity, self.spec.evidence.logs_limit)
+        relay = self.relay
+        assert relay is not None
+
+        def take(stream: int, data: bytes) -> None:
+            self._idleness.wrote()
+            kept.write(stream, data)
+            relay.put(stream, data)
+
+        try:
+            if self._terminal is not None and self._how.pump is not None:
+                self._how.pump(self._terminal, partial(take, 1))
+            elif self._stream is not None:
+                for stream, data in self._stream:
+                    take(stream, data)
+            kept.close()
+            # Where the copy failed, the engine's own log has it all, unless it is too long for that.
+            self._live, self._written = kept.failure is None, kept.seen
+        except EngineError as error:
+            self.error = self.error or error
+        finally:
+            kept.close()
+            relay.close()
+            for open_still in (self._stream, self._terminal):  # nobody reads it any more: the engine must not wait
+                if open_still is not None:
+                    open_still.close()
+
+
+def _past(what: str, limit: float) -> str:
+    return f"past its {what} of {format_duration(round(limit * SECOND))}"
+
+
+class _Stop(Struct, kw_only=True):
+    """Something done to end it; `reached` is false once the engine has said that it did not run any more."""
+
+    by: str
+    note: str = ""
+    reached: bool = True
