@@ -172,11 +172,7 @@ class Job:
         return self._kept.get(container, "")
 
     def _watch(self, sandbox: DeclaredSandbox, made: Made, how: Watching) -> Watch:
-        return Watch(self._engine, self._store, sandbox, made, how, within=self._within, last=self._is_last)
-
-    def _is_last(self, watch: Watch) -> bool:
-        with self._table:
-            return not any(other.begun and not other.ended for other in self.watches.values() if other is not watch)
+        return Watch(self._engine, self._store, sandbox, made, how, self._within)
 
     def wait(
         self,

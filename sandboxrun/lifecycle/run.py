@@ -151,8 +151,8 @@ class Runner:
         options = self._options
 
         def how(sandbox: DeclaredSandbox) -> Watching:
-            output = options.output or _nowhere
-            return Watching(output=output, pump=options.pump if sandbox.address in self._named else None)
+            pump = options.pump if sandbox.address in self._named else None
+            return Watching(output=options.output or _nowhere, pump=pump, look_back=len(profile.sandboxes) == 1)
 
         def prepare(session: Session) -> None:
             session.extra_labels = {labels.ONE_OFF: "1", labels.LEASE: lease}

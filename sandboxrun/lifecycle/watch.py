@@ -302,29 +302,22 @@ class Watching(Data):
     expires: float | None = None  # when its ttl is over (time.monotonic), where it was made before
     ended: Callable[[int | None], None] = lambda code: None  # is told its exit code once it has ended; must not raise
     events: Events | None = None  # that tell of its end, where they are followed since before its start
+    look_back: bool = False  # ask for what evidence needs as soon as it has ended: it is taken at once, by nobody else
 
 
 class Watch:
     """One sandbox being watched. `before_start`, then `begin` once it runs, then `wait` for the result."""
 
     def __init__(
-        self,
-        engine: Backend,
-        store: Store,
-        sandbox: DeclaredSandbox,
-        made: Made,
-        how: Watching,
-        *,
-        within: Context | None,
-        last: Callable[[Watch], bool],
+        self, engine: Backend, store: Store, sandbox: DeclaredSandbox, made: Made, how: Watching, within: Context | None
     ) -> None:
-        """`within` is where its span belongs; `last` says whether no other one of its job runs."""
+        """`within` is where its span belongs."""
         self.address, self.spec, self.container, self.run = sandbox.address, sandbox.spec, made.id, made.run
         self.exit_code: int | None = None
         self.error: EngineError | None = None
         self.failure: ApplyError | None = None  # a part of this watch that ended before its time
         self.relay: Relay | None = None
-        self._engine, self._store, self._how, self._within, self._last = engine, store, how, within, last
+        self._engine, self._store, self._how, self._within = engine, store, how, within
         self._stops: list[_Stop] = []  # what was done to end it
         self._lost = False  # whether the connection to the engine broke while it ran
         self._limit = timeout / 1e9 if (timeout := self.spec.lifetime.timeout) is not None else None  # seconds
@@ -526,17 +519,17 @@ class Watch:
                 self._span.fail(self.error or str(self.exit_code))
             self._span.end()
             self._how.ended(self.exit_code)
-            self._look_back()
+            if self._how.look_back:
+                self._look_back()
             self._ended.set()
             if self.relay is not None:
                 self.relay.ending(over=True)
 
     def _look_back(self) -> None:
-        """Ask at once for what evidence needs of it, where it is the last one: then it is collected now. What it
-        changed takes an engine longest, and meanwhile it answers nothing else about it."""
-        if self.exit_code is None or self.spec.restart != "no" or not self._last(self):
+        """What it changed takes an engine longest, which says nothing else about it meanwhile."""
+        if self.exit_code is None or self.spec.restart != "no":
             return
-        with contextlib.suppress(EngineError):  # who collects it asks again, and tells of it
+        with contextlib.suppress(EngineError):  # who takes its evidence asks again, and tells of it
             self.left = self._engine.document(self.container)
             if self.spec.evidence.filesystem_changes:
                 ask = partial(self._engine.changes, self.container)
