@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -406,19 +407,18 @@ def _taken_by_its_run(observed: ObservedSandbox, session: Session) -> bool:
         sleep(LOOK)
 
 
-def ask_ahead(steps: Iterable[op.Operation], session: Session, *, most: int) -> None:
+def ask_ahead(engine: Any, sandboxes: Iterable[ObservedSandbox], *, most: int) -> dict[str, Aside[Changes]]:
     """Ask what sandboxes that have ended changed in their file systems, of `most` of them: of all that evidence needs
     it takes an engine longest, and who takes the evidence has to prepare that meanwhile."""
-    for step in steps:
-        if len(session.changes) == most:
-            return
-        if isinstance(step, op.CaptureEvidence):
-            observed = session.observed(step.container)
-            spec = observed.applied or observed.spec
-            asked_before = session.watched.get(step.run, Watched()).changes is not None
-            if not asked_before and _is_over(observed, spec) and spec.evidence.filesystem_changes:
-                asked = Aside(partial(session.engine.changes, observed.id), name=f"changes of {step.address}")
-                session.changes[observed.id] = asked
+
+    def is_asked(observed: ObservedSandbox) -> bool:
+        spec = observed.applied or observed.spec
+        return _is_over(observed, spec) and spec.evidence.filesystem_changes
+
+    return {
+        observed.id: Aside(partial(engine.changes, observed.id), name=f"changes of {observed.address}")
+        for observed in islice(filter(is_asked, sandboxes), most)
+    }
 
 
 def _is_over(observed: ObservedSandbox, spec: SandboxSpec) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field, structs
 
-from sandboxrun.backend.base import Backend, Events, Lock
+from sandboxrun.backend.base import Backend, Changes, Events, Lock
 from sandboxrun.backend.errors import DependencyFailed, EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import (
     Listener,
@@ -60,7 +60,7 @@ from sandboxrun.plan.steps import levels
 from sandboxrun.spec.ci import CiJob, job_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Snapshot
-from sandboxrun.threads import begin
+from sandboxrun.threads import Aside, begin
 from sandboxrun.tracing import span
 
 if TYPE_CHECKING:
@@ -468,9 +468,11 @@ def carry_out(
     *,
     watched: Mapping[str, Watched] | None = None,
     events: Events | None = None,
+    asked: dict[str, Aside[Changes]] | None = None,
     prepare: Callable[[Session], None] = lambda session: None,
 ) -> CarriedOut:
-    """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`."""
+    """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`. `asked` is what the caller
+    has asked ahead."""
     making = sandboxes_made(made, profile)
     check_outside(making, store)
     check_sources(making)
@@ -495,6 +497,7 @@ def carry_out(
         probing=settings.probing,
     )
     session.watched.update(watched or {})
+    session.changes.update(asked or {})
     prepare(session)
     before = session.before_start
 
@@ -506,7 +509,9 @@ def carry_out(
 
     session.before_start = starting
     session.listener(Planned(operations=made.operations))
-    ask_ahead(made.operations, session, most=settings.parallelism)
+    if asked is None:
+        ended = (session.observed(step.container) for step in made.operations if isinstance(step, CaptureEvidence))
+        session.changes.update(ask_ahead(engine, ended, most=settings.parallelism))
     try:
         with span("carry out", sensitive=session.masked, project=profile.project, steps=len(made.operations)):
             applied = execute(made.operations, session, parallelism=settings.parallelism)

@@ -18,7 +18,7 @@ from msgspec import field, structs
 
 from sandboxrun.backend.base import Backend, Events
 from sandboxrun.backend.completed import ending_of, taken_by_others
-from sandboxrun.backend.session import Made, Session, StillRunning, guarded
+from sandboxrun.backend.session import Made, Session, StillRunning, Watched, ask_ahead, guarded
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, ExitCode, SandboxrunError
 from sandboxrun.lifecycle.apply import (
@@ -236,14 +236,17 @@ class Job:
                     snapshot = self._engine.observe_these(profile, self._store, ids, known=known)
             snapshot = structs.replace(snapshot, sandboxes=(*snapshot.sandboxes, *gone))
             mine = [o for o in snapshot.sandboxes if o.run in runs and (own or isinstance(o.state, Ended))]
-            leftovers = whole and not own
             watched = {watch.run: watch.result for watch in self.watches.values() if own or watch.ended}
+            engine, store, events = self._engine, self._store, self._events
+            unasked = (o for o in mine if watched.get(o.run, Watched()).changes is None)
+            asked = ask_ahead(engine, unasked, most=settings.parallelism)
             stopped = {run: result.stopped_by for run, result in watched.items()}
             plan = make_collect_plan(
-                profile, snapshot, mine, networks=together, leftovers=leftovers, keep=keep, stopped=stopped
+                profile, snapshot, mine, networks=together, leftovers=whole and not own, keep=keep, stopped=stopped
             )
-            engine, store, events = self._engine, self._store, self._events
-            outcome = carry_out(plan, snapshot, engine, profile, store, settings, guard, watched=watched, events=events)
+            outcome = carry_out(
+                plan, snapshot, engine, profile, store, settings, guard, watched=watched, events=events, asked=asked
+            )
         outcome.applied.check()
         self._collected |= outcome.session.captured
         self._kept |= {step.container: step.name for step in plan.operations if isinstance(step, KeepSandbox)}

@@ -17,13 +17,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from sandboxrun.backend.base import Backend, Lock, News, Project
+from sandboxrun.backend.base import Backend, Changes, Lock, News, Project
 from sandboxrun.backend.errors import EngineError, LockHeld
 from sandboxrun.backend.owner import Owner, decode, this_process
+from sandboxrun.backend.session import Session, ask_ahead
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
 from sandboxrun.evidence.errors import EvidenceError
@@ -41,11 +41,8 @@ from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import Profile, undeclared
 from sandboxrun.spec.state import Created, History, ObservedSandbox, Snapshot, from_label, parse_time
 from sandboxrun.spec.types import freeze
-from sandboxrun.threads import begin
+from sandboxrun.threads import Aside, begin
 from sandboxrun.tracing import span
-
-if TYPE_CHECKING:
-    from sandboxrun.backend.session import Session
 
 
 class Scope(Data):
@@ -268,10 +265,12 @@ class ProjectReaper:
     def _reap_due(self, snapshot: Snapshot, guard: Callable[[], None]) -> Snapshot:
         """Reap what is due; what is there then."""
         reasons = self._due(snapshot)
+        ended = (o for o in snapshot.sandboxes if o.id in reasons)
+        asked = ask_ahead(self._engine, ended, most=self._settings.parallelism)
         for store, mine in self._by_home(snapshot, reasons):
             plan = make_collect_plan(self._profile, snapshot, mine, networks=False, reasons=reasons)
             try:
-                outcome = self._carry_out(plan, snapshot, store, guard)
+                outcome = self._carry_out(plan, snapshot, store, guard, asked)
             except EvidenceError as error:
                 for observed in mine:
                     self._leave(observed.address, *error.diagnostics)
@@ -293,11 +292,18 @@ class ProjectReaper:
             for failure in applied.failures:
                 self._leave("", *failure.error.diagnostics)
 
-    def _carry_out(self, plan: Plan, snapshot: Snapshot, store: Store, guard: Callable[[], None]) -> CarriedOut:
+    def _carry_out(
+        self,
+        plan: Plan,
+        snapshot: Snapshot,
+        store: Store,
+        guard: Callable[[], None],
+        asked: dict[str, Aside[Changes]] | None = None,
+    ) -> CarriedOut:
         profile, homes = self._profile, self._homes
         if homes.profile is not None and homes.own is not None and store.path == homes.own.path:
             profile = structs.replace(homes.profile, sandboxes=(), names=profile.names)
-        return carry_out(plan, snapshot, self._engine, profile, store, self._settings, guard)
+        return carry_out(plan, snapshot, self._engine, profile, store, self._settings, guard, asked=asked)
 
     @contextmanager
     def _told_as_left(self) -> Iterator[None]:
