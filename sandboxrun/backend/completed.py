@@ -18,7 +18,7 @@ from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.store import ENDED, Captured, recorded
 from sandboxrun.spec import labels
-from sandboxrun.spec.state import Completed, Ending, History, How, Snapshot, StoppedBy, decide, seen, to_label
+from sandboxrun.spec.state import Completed, Ending, History, How, Snapshot, StoppedBy, decide, seen
 from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _certain(past: Past, sandbox: DeclaredSandbox) -> Ending | None:
     """How the container ended, if it was this sandbox's, gone by now, and ended by itself or by its timeout."""
     own = past.labels
     same = (past.name, own.get(labels.SANDBOX)) == (sandbox.name, sandbox.address)
-    if not same or own.get(labels.SPEC) != to_label(sandbox.spec):
+    if not same or own.get(labels.SPEC) != sandbox.spec.label:
         return None
     if labels.ONE_OFF in own or past.had("update") or not past.had("destroy"):
         return None

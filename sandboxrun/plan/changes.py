@@ -7,7 +7,7 @@ in the reports. Pure.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from msgspec import structs
@@ -204,14 +204,14 @@ class Other(Data):
         return f"{one_line(self.directory)}{f' by {one_line(self.who)}' if self.who else ''}"
 
 
-class Plan(Data, unshown=("sensitive",), uncompared=("warnings",)):
+class Plan(Data, unshown=("sensitive", "digested"), uncompared=("warnings", "digested")):
     """What apply would do. `sensitive` are values that no output may show; `observed` binds a saved plan to
     the containers it was made for: id and state of each."""
 
     project: str
     changes: tuple[Change, ...]
     operations: tuple[Operation, ...]
-    profile_digest: str
+    digested: Callable[[], str]  # works out the profile's digest
     inputs_digest: str
     engine_id: str = ""
     observed: tuple[tuple[str, str], ...] = ()
@@ -258,6 +258,11 @@ class Plan(Data, unshown=("sensitive",), uncompared=("warnings",)):
     def empty(self) -> bool:
         """Whether there is nothing to do."""
         return not self.pending
+
+    @property
+    def profile_digest(self) -> str:
+        """The digest of the profile that it was made for."""
+        return self.digested()
 
     @property
     def digest(self) -> str:

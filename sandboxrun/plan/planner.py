@@ -155,7 +155,7 @@ def _plan(
         project=profile.project,
         changes=tuple(changes),
         operations=operations,
-        profile_digest=profile.digest,
+        digested=profile.digested,
         inputs_digest=profile.inputs_digest,
         engine_id=snapshot.engine_id,
         observed=tuple(sorted((o.id, type(o.state).__name__) for o in bound)),

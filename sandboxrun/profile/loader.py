@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,7 @@ class Written(Data):
 
 
 class Loaded(Data):
-    """A profile as a review loads it: with what its files say, so that other values need no second reading. No engine
-    is told of it, so it has no digest."""
+    """A profile as a review loads it: with what its files say, so that other values need no second reading."""
 
     profile: Profile
     written: Written
@@ -108,7 +107,7 @@ class Loaded(Data):
         """The profile with other values. Raises ProfileError."""
         loader = _Loader(self.profile.directory, inputs, True, self.paths)
         with loader.bounded():
-            return loader.rendered(self.written, digest=False)
+            return loader.rendered(self.written)
 
 
 def load_whole(paths: Sequence[Path], given: Callable[[Mapping[str, Variable]], Inputs]) -> Loaded:
@@ -117,7 +116,7 @@ def load_whole(paths: Sequence[Path], given: Callable[[Mapping[str, Variable]], 
     with loader.bounded():
         written = loader.read_files()
         loader.inputs = given(written.variables)
-        return Loaded(profile=loader.rendered(written, digest=False), written=written, paths=loader.paths)
+        return Loaded(profile=loader.rendered(written), written=written, paths=loader.paths)
 
 
 def load_data(
@@ -200,7 +199,7 @@ class _Loader:
             sound=len(documents) == len(read) and len(self.problems) == before,
         )
 
-    def rendered(self, written: Written, *, digest: bool = True) -> Profile:
+    def rendered(self, written: Written) -> Profile:
         """What was read, with the values of its variables."""
         documents, bases = written.documents, written.bases
         before = len(self.problems)
@@ -241,12 +240,12 @@ class _Loader:
             configs=objects.configs,
             inputs=values.masked,
             sensitive=self._all_secrets(),
-            inputs_digest=digest_of(values.digested) if digest else "",
+            inputs_digest=digest_of(values.digested),
             files=tuple(f for f in (*(d.file for d in documents), *read.values()) if f is not None),
             warnings=self.problems.warnings,
             rests_on=own,
         )
-        return structs.replace(profile, digest=digest_of(effective(profile))) if digest else profile
+        return structs.replace(profile, digested=cache(lambda: digest_of(effective(profile))))
 
     # -- composing -------------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ Owns the types that the profile room produces and that the planner, the reports 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +166,16 @@ class DeclaredSandbox(Data, unshown=("provenance", "span"), uncompared=("provena
 
 
 class Profile(
-    Data, unshown=("sensitive", "files", "warnings", "rests_on"), uncompared=("files", "warnings", "rests_on")
+    Data,
+    dict=True,  # for what is worked out once
+    unshown=("sensitive", "digested", "files", "warnings", "rests_on"),
+    uncompared=("digested", "files", "warnings", "rests_on"),
 ):
     """A project as declared, with every template rendered and every `extends` resolved.
 
     `inputs` are the variables' values with the sensitive ones masked; `sensitive` holds those values, so that
-    all output can mask them; `directory` is where relative paths start and the project ends; `digest` is
-    `sha256:…` of the effective profile, `inputs_digest` of the inputs.
+    all output can mask them; `directory` is where relative paths start and the project ends; `digested` works out
+    `digest`, `sha256:…` of the effective profile as it was read; `inputs_digest` is that of the inputs.
     """
 
     project: str
@@ -184,19 +188,29 @@ class Profile(
     configs: Mapping[str, FileSpec] = freeze({})
     inputs: Mapping[str, Any] = freeze({})
     sensitive: frozenset[str] = frozenset()
-    digest: str = ""
+    digested: Callable[[], str] = str
     inputs_digest: str = ""
     files: tuple[SourceFile, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
     rests_on: frozenset[Path] = frozenset()  # those, and others, absolute
 
+    @property
+    def digest(self) -> str:
+        """What its labels and saved plans know it by. Most plans do without: it takes a tenth of one's time."""
+        return self.digested()
+
+    @cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return {sandbox.address: number for number, sandbox in enumerate(self.sandboxes)}
+
     def sandbox(self, address: str) -> DeclaredSandbox | None:
         """The sandbox of that address."""
-        return next((s for s in self.sandboxes if s.address == address), None)
+        number = self._positions.get(address)
+        return self.sandboxes[number] if number is not None else None
 
     def position(self, address: str) -> int:
         """Where its sandbox of that address is in the file; behind all others for one that it does not declare."""
-        return next((n for n, s in enumerate(self.sandboxes) if s.address == address), len(self.sandboxes))
+        return self._positions.get(address, len(self.sandboxes))
 
 
 def undeclared(names: Names, directory: Path) -> Profile:

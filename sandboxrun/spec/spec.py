@@ -118,9 +118,15 @@ class SandboxSpec(PlaceOptions, dict=True):  # the dict is for what is worked ou
         return {row.key: row.plain(value) for row, value in values if value is not None}
 
     @cached_property
+    def label(self) -> str:
+        """The text of its label: canonical JSON in ASCII, defaults included, so that it outlives their change."""
+        return json.dumps(self.plain, sort_keys=True, separators=(",", ":"))
+
+    @cached_property
     def digest(self) -> str:
         """`sha256:…` of the canonical JSON: equal for equal specs, whatever they were written like."""
-        return digest_of(self.plain)
+        # which is the label's text, unless something in that is escaped
+        return digest_of(self.plain) if "\\u" in self.label else _digest(self.label)
 
     @property
     def digests(self) -> frozenset[str]:
@@ -131,7 +137,10 @@ class SandboxSpec(PlaceOptions, dict=True):  # the dict is for what is worked ou
 
 def digest_of(plain: Any) -> str:
     """`sha256:…` of JSON data in its canonical form: keys sorted, no white space."""
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _digest(json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+
+
+def _digest(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 

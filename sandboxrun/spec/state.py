@@ -71,11 +71,6 @@ def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSp
     return structs.replace(spec, **changed) if changed else spec
 
 
-def to_label(spec: SandboxSpec) -> str:
-    """The spec as the text of its label: canonical JSON, defaults included, so that it outlives their change."""
-    return json.dumps(spec.plain, sort_keys=True, separators=(",", ":"))
-
-
 def from_label(text: str | None) -> SandboxSpec | None:
     """A label's text as a spec; None when there is none or it is not ours to read (another version, tampered)."""
     try:
@@ -119,7 +114,7 @@ def own_labels(
         labels.PROJECT: project,
         labels.SANDBOX: address,
         labels.RUN: run,
-        labels.SPEC: to_label(spec),
+        labels.SPEC: spec.label,
         labels.SPEC_DIGEST: spec.digest,
         **(extra or {}),
     }

@@ -296,10 +296,8 @@ class Field(Place, kw_only=False, eq=False):
 
     def get(self, live: Live) -> Any:
         value = (live.inspect.get(self.section) or {}).get(self.name)
-        return self.empty if value in _NOTHING and self.empty is not UNSET else self.read(value)
-
-
-_NOTHING: tuple[Any, ...] = (None, "", [], {})
+        nothing = not value and not isinstance(value, int | float)
+        return self.empty if nothing and self.empty is not UNSET else self.read(value)
 
 
 class SystemPaths(Place, kw_only=False, eq=False):

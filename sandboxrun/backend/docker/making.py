@@ -36,7 +36,7 @@ from sandboxrun.spec.names import KEEPER, SECRETS, WORKSPACE, companion, part_vo
 from sandboxrun.spec.option_types import options_of
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
-from sandboxrun.spec.state import ImageConfig, to_label, without_inherited
+from sandboxrun.spec.state import ImageConfig, without_inherited
 from sandboxrun.spec.types import format_size
 
 if TYPE_CHECKING:
@@ -523,7 +523,7 @@ def resume_sandbox(step: op.ResumeSandbox, session: Session) -> None:
 
 def record_spec(step: op.RecordSpec, session: Session) -> None:
     """Note what a container was changed to."""
-    record_update(session.store, step.run, to_label(step.sandbox.spec), engine=session.engine.identity)
+    record_update(session.store, step.run, step.sandbox.spec.label, engine=session.engine.identity)
 
 
 def owner(sandbox: DeclaredSandbox, container: str, session: Session) -> tuple[int, int]:

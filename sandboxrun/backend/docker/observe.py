@@ -55,7 +55,6 @@ from sandboxrun.spec.state import (
     decide,
     from_label,
     parse_time,
-    to_label,
 )
 from sandboxrun.spec.types import freeze
 from sandboxrun.threads import Aside
@@ -91,11 +90,12 @@ def take_snapshot(
     """
     images = _Images(engine)
     references = freeze(images.references(profile.sandboxes))
+    declared = {s.spec.label: s.spec for s in profile.sandboxes}  # what runs is mostly one of them: not parsed then
     there = _all_of_few(engine, profile) if held is not None and events is not None else None
-    listed = own_containers(engine, profile.project, listed=there)
+    listed = own_containers(engine, profile.project, listed=there, known=declared)
     helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
-    sandboxes = _observed(inspected, profile, store, images)
+    sandboxes = _observed(inspected, profile, store, images, declared)
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes})
     sandboxes = _with_endings(engine, sandboxes, heard)
     orphaned, owned, lapsed = _by_owner(engine, sandboxes)
@@ -342,12 +342,18 @@ def helper_on(engine: Engine) -> Helper:
 
 
 def _observed(
-    inspected: Sequence[Mapping[str, Any]], profile: Profile, store: Store, images: _Images | None
+    inspected: Sequence[Mapping[str, Any]],
+    profile: Profile,
+    store: Store,
+    images: _Images | None,
+    declared: Mapping[str, SandboxSpec] | None = None,
 ) -> tuple[ObservedSandbox, ...]:
-    """Sandboxes by the engine's answers; less what their images set, where those are asked for."""
+    """Sandboxes by the engine's answers; less what their images set, where those are asked for. `declared` are the
+    profile's specs by their labels' texts, where somebody had them."""
     if not inspected:
         return ()
-    declared = {to_label(s.spec): s.spec for s in profile.sandboxes}  # what runs is mostly one of them: not parsed then
+    if declared is None:
+        declared = {s.spec.label: s.spec for s in profile.sandboxes}
     config = images.of if images is not None else lambda image: None
     return tuple(
         observe(answer, profile.names, config(str(answer.get("Image") or "")), spec, declared)
@@ -520,16 +526,24 @@ def projects(engine: Engine, only: str | None = None) -> tuple[Project, ...]:
 # -- Which objects are the project's own
 
 
-def is_own_container(listed: Mapping[str, Any], project: str, of_image: Collection[str]) -> bool:
+def is_own_container(
+    listed: Mapping[str, Any],
+    project: str,
+    of_image: Collection[str],
+    known: Mapping[str, SandboxSpec] = freeze({}),
+) -> bool:
     """Whether a container of the engine's list is the project's: a sandbox, a companion or an upload container.
-    `of_image` are the names of its image's labels: sandboxrun runs no image that has labels of its own."""
+    `of_image` are the names of its image's labels: sandboxrun runs no image that has labels of its own. `known` are
+    specs by their labels' texts, which need not be parsed."""
     own = labels.read(listed.get("Labels"))
     if own.get(labels.PROJECT) != project or not IDENTITY.isdisjoint(of_image):
         return False
     match own.get(labels.ROLE):
         case None:
             try:  # a spec that another version wrote too, which nobody here can read, is that of its digest
-                return _has_run(own) and digest_of(json.loads(own[labels.SPEC])) == own[labels.SPEC_DIGEST]
+                spec, digest = own[labels.SPEC], own[labels.SPEC_DIGEST]
+                found = known[spec].digest if spec in known else digest_of(json.loads(spec))
+                return _has_run(own) and found == digest
             except (KeyError, ValueError, RecursionError):
                 return False
         case str(role) if role in COMPANIONS:
@@ -570,14 +584,15 @@ def own_containers(
     more: Mapping[str, str | None] | None = None,
     names: tuple[str, ...] = (),
     listed: Iterable[Mapping[str, Any]] | None = None,
+    known: Mapping[str, SandboxSpec] = freeze({}),
 ) -> tuple[Mapping[str, Any], ...]:
     """The project's containers, as the engine lists them: those with the labels `more`, or one of `names`. `listed` are
-    all that there are, where they are known. Raises EngineError."""
+    all that there are, where they are known; `known` are specs by their labels' texts. Raises EngineError."""
     of_image = cache(partial(reserved, engine))
     if listed is None:
         listed = engine.containers(labels={labels.PROJECT: project, **(more or {})}, names=names)
     ours = (c for c in listed if labels.read(c.get("Labels")).get(labels.PROJECT) == project)
-    return tuple(c for c in ours if is_own_container(c, project, of_image(str(c.get("ImageID") or ""))))
+    return tuple(c for c in ours if is_own_container(c, project, of_image(str(c.get("ImageID") or "")), known))
 
 
 def own_sandboxes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import Effect, OwnAddresses
 from sandboxrun.spec.option_types import Egress
 from sandboxrun.spec.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
-from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, settle
-from sandboxrun.spec.state import ImageConfig, from_label, own_labels, to_label, unsupported, without_inherited
+from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, digest_of, settle
+from sandboxrun.spec.state import ImageConfig, from_label, own_labels, unsupported, without_inherited
 from sandboxrun.spec.types import freeze
 from tests.unit.spec.echo import as_inspect
 from tests.unit.spec.values import specs
@@ -47,8 +48,15 @@ def test_what_the_engine_shows_is_what_was_asked(spec: SandboxSpec, in_hosts: bo
 @given(spec=specs)
 @settings(max_examples=60)
 def test_a_label_keeps_the_whole_spec(spec: SandboxSpec) -> None:
-    assert from_label(to_label(spec)) == spec
-    assert from_label(to_label(spec)).digest == spec.digest  # type: ignore[union-attr]
+    assert from_label(spec.label) == spec
+    assert from_label(spec.label).digest == spec.digest  # type: ignore[union-attr]
+
+
+@given(spec=specs, text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+@settings(max_examples=60)
+def test_a_digest_is_that_of_the_plain_data_whatever_is_escaped_in_the_label(spec: SandboxSpec, text: str) -> None:
+    for one in (spec, structs.replace(spec, labels=freeze({text: f"\x7f{text}", "back": "\\u0041"}))):
+        assert one.digest == digest_of(one.plain) == digest_of(json.loads(one.label))
 
 
 @given(spec=specs)

@@ -26,6 +26,7 @@ from tests.unit.spec.echo import as_inspect
 NAMES = Names(project="p")
 SPEC = settle(SandboxSpec(image="a", network_mode="none"))
 OWN = own_labels(project="p", address="s", run="0" * 32, spec=SPEC)
+KNOWN = {SPEC.label: SPEC}
 ALL = {
     **OWN,
     labels.PLAN_DIGEST: "sha256:" + "1" * 64,
@@ -57,7 +58,7 @@ def listed(own: Any, state: str = "running") -> dict[str, Any]:
 
 
 def test_what_sandboxrun_makes_is_the_projects() -> None:
-    assert is_own_container(listed(OWN), "p", ())
+    assert is_own_container(listed(OWN), "p", ()) and is_own_container(listed(OWN), "p", (), KNOWN)
     assert is_own_container(listed({**OWN, labels.ONE_OFF: "1"}), "p", ("other", "sandboxrun.gateway.digest"))
     companion = {name: OWN[name] for name in (labels.PROJECT, labels.SANDBOX, labels.RUN)}
     assert is_own_container(listed({**companion, labels.ROLE: "gateway"}), "p", ())
@@ -75,13 +76,14 @@ def test_a_sandbox_without_one_of_its_labels_is_somebody_elses(missing: str, val
         own[missing] = value
     elif value is not None:
         return  # any text is an address
-    assert not is_own_container(listed(own), "p", ())
+    assert not is_own_container(listed(own), "p", ()) and not is_own_container(listed(own), "p", (), KNOWN)
 
 
 @pytest.mark.parametrize("inherited", sorted(IDENTITY))
 def test_labels_that_an_image_gives_are_nobodys(inherited: str) -> None:
     """A copy of a sandbox, made with docker commit, has all labels of the original."""
     assert not is_own_container(listed(OWN), "p", (inherited,))
+    assert not is_own_container(listed(OWN), "p", (inherited,), KNOWN)
 
 
 @pytest.mark.parametrize(

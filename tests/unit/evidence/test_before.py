@@ -13,7 +13,7 @@ from sandboxrun.evidence.folder import state_path
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle.saved import read_saved
 from sandboxrun.spec import labels
-from sandboxrun.spec.state import from_label, to_label
+from sandboxrun.spec.state import from_label
 from tests import before
 
 
@@ -61,5 +61,5 @@ def test_the_spec_in_a_label_is_read() -> None:
     spec = from_label(found[labels.SPEC])
     assert spec is not None and spec.command == ("sleep", "600") and spec.environment == {"MODE": "quiet"}
     assert found[labels.SPEC_DIGEST] in spec.digests
-    old, new = json.loads(found[labels.SPEC]), json.loads(to_label(spec))
+    old, new = json.loads(found[labels.SPEC]), json.loads(spec.label)
     assert {key: new[key] for key in old} == old  # options that are newer may have joined

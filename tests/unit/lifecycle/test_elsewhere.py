@@ -13,12 +13,12 @@ from sandboxrun.backend.docker.history import ProjectEvents
 from sandboxrun.spec import labels
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import Lifetime
-from sandboxrun.spec.state import How, to_label
+from sandboxrun.spec.state import How
 from sandboxrun.spec.types import SECOND
 from tests.unit.plan.world import declared
 
 AGENT = declared("agent", lifetime=Lifetime(timeout=10 * SECOND))
-SPEC = to_label(AGENT.spec)
+SPEC = AGENT.spec.label
 OWN = {labels.PROJECT: "p", labels.RUN: "r1", labels.SANDBOX: "agent", labels.SPEC: SPEC, "name": AGENT.name}
 
 
@@ -116,7 +116,7 @@ def test_one_that_was_stopped_before_it_is_followed_and_ended_since_does_not_cou
     [
         {"name": "somebody-else"},
         {labels.SANDBOX: "other"},
-        {labels.SPEC: to_label(declared("agent").spec)},
+        {labels.SPEC: declared("agent").spec.label},
         {labels.SPEC: "{}"},
         {labels.ONE_OFF: "1"},
     ],

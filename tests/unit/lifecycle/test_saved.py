@@ -223,13 +223,15 @@ def said(project: Path, before: Plan, after: Plan) -> str:
 
 
 def test_profile_inputs_and_engine(project: Path) -> None:
-    assert said(project, made(), made(digest="sha256:other")) == (
+    assert said(project, made(), made(digested=lambda: "sha256:other")) == (
         "the profile has changed, or another value is given for a sensitive variable (token)"
     )
     plain = profile(LINT)
     assert (
         said(
-            project, make_plan(plain, snapshot()), make_plan(structs.replace(plain, digest="sha256:other"), snapshot())
+            project,
+            make_plan(plain, snapshot()),
+            make_plan(structs.replace(plain, digested=lambda: "sha256:other"), snapshot()),
         )
         == "the profile has changed"
     )

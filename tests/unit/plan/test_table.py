@@ -768,7 +768,7 @@ def test_a_digest_moves_with_all_that_a_plan_rests_on() -> None:
     base = make_plan(profile(A), snapshot(**NONE))
     assert base.digest == make_plan(profile(A), snapshot(taken=NOW + timedelta(days=1), **NONE)).digest
     others = [
-        make_plan(profile(A, digest="sha256:other"), snapshot(**NONE)),
+        make_plan(profile(A, digested=lambda: "sha256:other"), snapshot(**NONE)),
         make_plan(profile(A, inputs_digest="sha256:other"), snapshot(**NONE)),
         make_plan(profile(A), snapshot(engine_id="other", **NONE)),
         make_plan(profile(A, B), snapshot(observed(B), **NONE)),

@@ -63,7 +63,7 @@ def profile(*sandboxes: DeclaredSandbox, **rest: Any) -> Profile:
         "directory": Path("/project"),
         "sandboxes": sandboxes,
         "names": Names(project=PROJECT),
-        "digest": "sha256:profile",
+        "digested": lambda: "sha256:profile",
         "inputs_digest": "sha256:inputs",
     }
     return Profile(**{**known, **rest})

@@ -15,7 +15,7 @@ from sandboxrun.profile.loader import load, load_data
 from sandboxrun.profile.sandbox import digest
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.project import Profile
-from sandboxrun.spec.state import from_label, to_label
+from sandboxrun.spec.state import from_label
 from tests.unit.plan.world import observed, snapshot
 
 HELLO = digest(b"hello")
@@ -63,7 +63,7 @@ def test_a_secret_has_none_nor_what_holds_a_sensitive_value(tmp_path: Path) -> N
 def test_it_survives_the_label_and_the_engine(tmp_path: Path) -> None:
     made = profile(tmp_path, {"c": {"content": "hello"}})
     spec = made.sandboxes[0].spec
-    assert from_label(to_label(spec)) == spec
+    assert from_label(spec.label) == spec
     body = encode(spec, name="review-a", names=made.names, own_labels={})
     mount = {"Type": "volume", "Name": "review-a.configs", "Destination": "/run/configs", "RW": False}
     labels = body.get("Labels", {})
