@@ -85,6 +85,7 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
         timeout=spec.lifetime.timeout,
         ttl=spec.lifetime.ttl,
         idle=spec.lifetime.idle,
+        grace=spec.stop_grace_period,
         healthcheck=spec.healthcheck is not None and not spec.healthcheck.disable,
         artifacts=spec.evidence.artifacts,
         artifacts_limit=spec.evidence.artifacts_limit,
@@ -138,8 +139,7 @@ def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[
                 holds=disk.holds(real),
             )
         else:
-            options = profile.volumes[source].driver_opts if source in profile.volumes else {}
-            device = options.get("device", "") if "bind" in options.get("o", "").split(",") else ""
+            device = profile.volumes[source].bound if source in profile.volumes else ""
             yield Mounted(
                 kind="bind" if device.startswith("/") else "volume",
                 source=device or source,
@@ -154,4 +154,5 @@ def _given(declared: Mapping[str, FileSpec], refs: tuple[FileRef, ...]) -> Itera
     for ref in refs:
         spec = declared.get(ref.source) or FileSpec()
         origin = next((key for key in ("file", "environment", "content") if getattr(spec, key) is not None), "")
-        yield GivenFile(name=ref.source, origin=origin, mode=ref.mode, content=spec.content or "")
+        content, source = spec.content or "", spec.environment or ""
+        yield GivenFile(name=ref.source, origin=origin, source=source, mode=ref.mode, content=content)

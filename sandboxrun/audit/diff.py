@@ -186,6 +186,7 @@ def side_of_service(s: Subject) -> Side:
         dns=s.dns,
         restart=s.restart,
         secrets=tuple(FileRef(source=secret.name, mode=secret.mode) for secret in s.secrets),
+        configs=tuple(FileRef(source=config.name, mode=config.mode) for config in s.configs),
         annotations=freeze(_texts(plain.get("annotations"))),
         logging=Logging(driver=s.log_driver or "json-file", options=s.log_options),
         mem_limit=memory,
@@ -200,7 +201,8 @@ def side_of_service(s: Subject) -> Side:
         storage_opt=freeze(_texts(plain.get("storage_opt"))),
         oom_score_adj=s.oom_score_adj,
     )
-    return Side(spec=spec, networks=freeze(networks), secrets=freeze({one.name: _file(one) for one in s.secrets}))
+    secrets, configs = ({one.name: _file(one) for one in files} for files in (s.secrets, s.configs))
+    return Side(spec=spec, networks=freeze(networks), secrets=freeze(secrets), configs=freeze(configs))
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -313,7 +315,9 @@ def side_of(sandbox: DeclaredSandbox, profile: Profile) -> Side:
     return Side(
         spec=sandbox.spec,
         networks=profile.networks,
+        volumes=profile.volumes,
         secrets=profile.secrets,
+        configs=profile.configs,
         workspace=_relative(str(sandbox.workspace), profile) if sandbox.workspace else "",
     )
 
@@ -364,7 +368,26 @@ def _moved(side: Side, profile: Profile) -> Side:
     workspace = spec.workspace
     if workspace is not None and workspace.access != "copy":
         workspace = msgspec.structs.replace(workspace, source=_relative(workspace.source, profile))
-    return msgspec.structs.replace(side, spec=msgspec.structs.replace(spec, volumes=volumes, workspace=workspace))
+    bound = {
+        name: msgspec.structs.replace(one, driver_opts={**one.driver_opts, "device": _relative(one.bound, profile)})
+        for name, one in profile.volumes.items()
+        if one.bound
+    }
+    return msgspec.structs.replace(
+        side,
+        spec=msgspec.structs.replace(spec, volumes=volumes, workspace=workspace),
+        volumes={**profile.volumes, **bound},
+        secrets=_moved_files(profile.secrets, profile),
+        configs=_moved_files(profile.configs, profile),
+        project=profile.project,
+    )
+
+
+def _moved_files(files: Mapping[str, FileSpec], profile: Profile) -> Mapping[str, FileSpec]:
+    return {
+        name: msgspec.structs.replace(one, file=_relative(one.file, profile)) if one.file else one
+        for name, one in files.items()
+    }
 
 
 NOTHING = Side(spec=settle(SandboxSpec(egress=CLOSED)))

@@ -42,6 +42,7 @@ CEILINGS: Mapping[str, tuple[str, OptionType]] = freeze(
         "lifetime.timeout": ("timeout", Duration()),
         "lifetime.ttl": ("ttl", Duration()),
         "lifetime.idle": ("idle", Duration()),
+        "stop_grace_period": ("grace", Duration()),
         "evidence.artifacts_limit": ("artifacts_limit", Size()),
     }
 )

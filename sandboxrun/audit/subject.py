@@ -180,6 +180,7 @@ class Subject(Data, unshown=("environment",)):
     timeout: int | None = None
     ttl: int | None = None
     idle: int | None = None
+    grace: int | None = None  # between the stop signal and the end; None: not known
     healthcheck: bool = False
     unchecked: bool = False  # a health check is switched off
     health_test: tuple[str, ...] = ()

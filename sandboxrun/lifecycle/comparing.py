@@ -127,7 +127,7 @@ def since(ref: str, named: Sequence[Path], found: Sequence[Target], inputs: Inpu
     repository = Repository(place if place.is_dir() else place.parent)
     commit = repository.commit(ref)
     with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
-        top = Path(os.path.realpath(name))
+        top = Path(os.path.realpath(name)) / repository.name
         repository.export(commit, top)
         pairs, compared_with = [], set[Path]()
         for target in found:
@@ -169,9 +169,16 @@ def between(
 ) -> PrivilegeDiff:
     """Two profiles or Compose files, each on the disk or in a revision (its name, or None)."""
     with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
-        tops = [Path(os.path.realpath(name)) / str(number) for number in range(2)]
+        repositories = [Repository(_above(path)) if ref is not None else None for ref, path in (one, other)]
+        tops = [
+            Path(os.path.realpath(name), str(number), repository.name if repository is not None else "")
+            for number, repository in enumerate(repositories)
+        ]
         with called({top: ref for top, (ref, _) in zip(tops, (one, other), strict=True) if ref is not None}) as told:
-            sides = [_side(*side, top) for side, top in zip((one, other), tops, strict=True)]
+            sides = [
+                _side(*side, repository, top)
+                for side, repository, top in zip((one, other), repositories, tops, strict=True)
+            ]
             if sides == [None, None]:
                 raise UsageError(f"neither revision has its file: {one[1]}, {other[1]}", help="check the paths")
             found = compared([Pair(name=str(other[1]), old=sides[0], new=sides[1])], inputs)
@@ -203,15 +210,17 @@ def called(revisions: Mapping[Path, str]) -> Iterator[Callable[[Span | None], Sp
         ) from error
 
 
-def _side(ref: str | None, path: Path, into: Path) -> Target | None:
-    if ref is None:
-        return _one([path])
+def _above(path: Path) -> Path:
+    """The nearest directory above a path that is there."""
     real = Path(os.path.realpath(path))
-    start = next(place for place in (real.parent, *real.parents) if place.is_dir())
-    repository = Repository(start)
-    into.mkdir()
+    return next(place for place in real.parents if place.is_dir())
+
+
+def _side(ref: str | None, path: Path, repository: Repository | None, into: Path) -> Target | None:
+    if ref is None or repository is None:
+        return _one([path])
     repository.export(repository.commit(ref), into)
-    earlier = into / _in(repository, real)
+    earlier = into / _in(repository, Path(os.path.realpath(path)))
     return _one([earlier] if earlier.is_file() else [])
 
 

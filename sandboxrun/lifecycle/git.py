@@ -38,6 +38,7 @@ class Repository:
         self.directory = Path(os.path.realpath(directory))
         top = self._git("rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n")
         self.root = Path(os.path.realpath(top))
+        self.name = self.root.name or "root"  # which a project may be called after
 
     def _git(self, *arguments: str, input: bytes | None = None, most: int = MOST_OUTPUT) -> bytes:
         """What a plumbing command prints, up to `most` bytes. Raises GitError with git's own words."""
@@ -143,6 +144,7 @@ class Repository:
         wanted = [(path, object_id) for path, object_id in self.files(commit) if _WANTED.search(path)]
         if len(wanted) > MOST_FILES:
             raise GitError(f"the revision has more than {MOST_FILES} files to review")
+        into.mkdir(parents=True, exist_ok=True)
         for (path, _), content in zip(wanted, self.blobs([one for _, one in wanted]), strict=True):
             place = into / path
             place.parent.mkdir(parents=True, exist_ok=True)

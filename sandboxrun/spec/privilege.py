@@ -11,7 +11,8 @@ import ipaddress
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 from sandboxrun.data import Data, json_as
@@ -19,8 +20,8 @@ from sandboxrun.errors import few
 from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec.forms import covers
 from sandboxrun.spec.option_types import NAMES, OPEN, OPEN_PORTS, Egress, options_of
-from sandboxrun.spec.project import FileSpec, NetworkSpec
-from sandboxrun.spec.records import Lifetime
+from sandboxrun.spec.project import FileSpec, NetworkSpec, VolumeSpec
+from sandboxrun.spec.records import FileRef, Lifetime, Mount
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.types import format_duration, format_size, freeze, parse_size
 
@@ -57,8 +58,11 @@ class Side(Data):
 
     spec: SandboxSpec
     networks: Mapping[str, NetworkSpec] = freeze({})
+    volumes: Mapping[str, VolumeSpec] = freeze({})
     secrets: Mapping[str, FileSpec] = freeze({})
+    configs: Mapping[str, FileSpec] = freeze({})
     workspace: str = ""  # the directory behind a copied workspace
+    project: str = ""  # whose volumes and networks they are; "" where only the options are compared
 
 
 Compare = Callable[[Side, Side], Iterator[Step]]
@@ -309,11 +313,7 @@ def places(side: Side) -> Mapping[str, tuple[str, str, str | None]]:
     """What of the host it sees: path or volume → mode ("copy", "ro", "rw"), and where that is written."""
     spec, work = side.spec, side.spec.workspace
     seen = [
-        (
-            _normal(mount.source or "") if mount.type == "bind" else f"volume {mount.source}",
-            ("ro" if mount.read_only else "rw", "volumes", mount.target),
-        )
-        for mount in spec.volumes
+        (_place(side, mount), ("ro" if mount.read_only else "rw", "volumes", mount.target)) for mount in spec.volumes
     ]
     if work is not None:
         seen.append((_normal(side.workspace or work.source), (work.access, "workspace", "access")))
@@ -322,6 +322,15 @@ def places(side: Side) -> Mapping[str, tuple[str, str, str | None]]:
         if source not in found or _MODES.index(entry[0]) >= _MODES.index(found[source][0]):
             found[source] = entry
     return found
+
+
+def _place(side: Side, mount: Mount) -> str:
+    """What a mount shows: a path of the host, also where a volume's options bind one, or a volume."""
+    if mount.type == "bind":
+        return _normal(mount.source or "")
+    spec = side.volumes.get(mount.source or "")
+    device = spec.bound if spec is not None else ""
+    return _normal(device) if device else f"volume {mount.source}"
 
 
 def _mode_of(path: str, among: Mapping[str, tuple[str, str, str | None]]) -> str:
@@ -355,6 +364,11 @@ def _mounts(old: Side, new: Side) -> Iterator[Step]:
             yield wider("workspace", f"its copy now holds {few(fewer, 5)}", "exclude")
         if more := sorted(set(other.exclude) - set(one.exclude)):
             yield narrower("workspace", f"its copy leaves out {few(more, 5)}", "exclude")
+    shared = ({mount.source or "" for mount in spec.volumes if mount.type == "volume"} for spec in (old.spec, new.spec))
+    for name in sorted(set.intersection(*shared)):
+        declared = [side.volumes.get(name) or VolumeSpec() for side in (old, new)]
+        if any(getattr(declared[0], key) != getattr(declared[1], key) for key in ("driver_opts", "external", "name")):
+            yield maybe("volumes", f"the volume {name} is another one, or has other options")
 
 
 def _tmpfs(old: Side, new: Side) -> Iterator[Step]:
@@ -518,6 +532,9 @@ def _limits(old: Side, new: Side) -> Iterator[Step]:
     for name in sorted({*one.ulimits, *other.ulimits}):
         hard = [_unlimited(spec.ulimits[name].hard if name in spec.ulimits else None, -1) for spec in (one, other)]
         yield from _amounts("ulimits", hard, f"the ulimit {name}", str, name)
+    if one.workspace is not None and other.workspace is not None:
+        copies = [_unlimited(work.size) for work in (one.workspace, other.workspace)]
+        yield from _amounts("workspace", copies, "space for its workspace", format_size, "size")
     sizes = [spec.storage_opt.get("size") for spec in (one, other)]
     if sizes[0] != sizes[1]:
         try:
@@ -556,6 +573,11 @@ def _time(old: Side, new: Side) -> Iterator[Step]:
             shown = ["ever" if value == INFINITE else format_duration(int(value)) for value in (before, after)]
             step = wider if after > before else narrower
             yield step("lifetime", f"may {'now' if after > before else 'only'} {words} {shown[1]}, was {shown[0]}", key)
+    graces = [side.spec.stop_grace_period for side in (old, new)]
+    if graces[0] != graces[1]:
+        step, words = (wider, "may now") if graces[1] > graces[0] else (narrower, "may only")
+        shown = [format_duration(value) for value in graces]
+        yield step("stop_grace_period", f"{words} go on for {shown[1]} after it is told to stop, was {shown[0]}")
     kept = [  # how much stays of it after its end: what it wrote lies on the engine as long
         (rank := _KEEPING.index(life.on_complete), _unlimited(life.keep_for) if rank else 0.0)
         for life in (old.spec.lifetime, new.spec.lifetime)
@@ -577,20 +599,64 @@ def _restarts(policy: str) -> float:
     return int(count) if name == "on-failure" and count else INFINITE
 
 
-def _secrets(old: Side, new: Side) -> Iterator[Step]:
-    before = {ref.source: ref for ref in old.spec.secrets}
-    after = {ref.source: ref for ref in new.spec.secrets}
-    items = {ref.source: ref.file_name for ref in new.spec.secrets}
+def _given(old: Side, new: Side) -> Iterator[Step]:
+    """Its secrets, and what else of the host comes to it as a file: configs that are not written in the profile."""
+    before, after = _refs(old), _refs(new)
     for name in sorted({*before, *after}):
+        item = after[name][0].file_name if name in after else None
         if name not in before:
-            yield wider("secrets", f"now holds the secret {name}", items[name])
+            yield wider("secrets", f"now holds the secret {name}", item)
         elif name not in after:
             yield narrower("secrets", f"no longer holds the secret {name}")
         elif old.secrets.get(name) != new.secrets.get(name):
-            yield maybe("secrets", f"the secret {name} is taken from elsewhere", items[name])
-        elif after[name].mode != before[name].mode:
-            step = wider if after[name].mode & ~before[name].mode else narrower
-            yield step("secrets", f"the secret {name} now has mode {after[name].mode:04o}", items[name])
+            yield maybe("secrets", f"the secret {name} is taken from elsewhere", item)
+        else:
+            yield from _readers(name, before[name], after[name])
+    taken = [set(_taken(side)) for side in (old, new)]
+    yield from (
+        wider("configs", f"now gets {what}, as the config {name}", name) for name, what in sorted(taken[1] - taken[0])
+    )
+    yield from (
+        narrower("configs", f"no longer gets {what}, as the config {name}")
+        for name, what in sorted(taken[0] - taken[1])
+    )
+
+
+def _refs(side: Side) -> Mapping[str, list[FileRef]]:
+    """The files that each secret is, by its key: one may be given several times."""
+    found: dict[str, list[FileRef]] = {}
+    for ref in side.spec.secrets:
+        found.setdefault(ref.source, []).append(ref)
+    return found
+
+
+def _readers(name: str, before: Sequence[FileRef], after: Sequence[FileRef]) -> Iterator[Step]:
+    """Who may read a secret that is the same."""
+    modes = [reduce(or_, (ref.mode for ref in refs)) for refs in (before, after)]
+    if modes[0] != modes[1]:
+        step = wider if modes[1] & ~modes[0] else narrower
+        yield step("secrets", f"the secret {name} now has mode {modes[1]:04o}", after[0].file_name)
+    owners = [{(ref.uid, ref.gid) for ref in refs} for refs in (before, after)]
+    if owners[0] != owners[1]:
+        yield maybe("secrets", f"the secret {name} now belongs to another user or group", after[0].file_name)
+
+
+def _taken(side: Side) -> Iterator[tuple[str, str]]:
+    """The configs that are made of the caller's variables and files, and of what."""
+    for ref in side.spec.configs:
+        spec = side.configs.get(ref.source) or FileSpec()
+        if spec.environment is not None:
+            yield ref.source, f"the caller's {spec.environment}"
+        elif spec.file is not None:
+            yield ref.source, spec.file
+
+
+def _project(old: Side, new: Side) -> Iterator[Step]:
+    """An apply takes what the engine has of that name for its own: it removes what the profile does not declare."""
+    if old.project and new.project and old.project != new.project:
+        yield maybe(
+            "name", f"the project is now {new.project}, was {old.project}: what there is of that name is its own"
+        )
 
 
 def _image(old: Side, new: Side) -> Iterator[Step]:
@@ -669,15 +735,15 @@ AXES: tuple[Axis, ...] = (
               "shm_size", "storage_opt", "oom_score_adj"),
         compare=_limits,
     ),
-    Axis(name="lifetime", keys=("lifetime", "restart"), compare=_time),
-    Axis(name="secrets", keys=("secrets",), compare=_secrets),
+    Axis(name="lifetime", keys=("lifetime", "stop_grace_period", "restart"), compare=_time),
+    Axis(name="secrets", keys=("secrets", "configs"), compare=_given),
+    Axis(name="project", keys=(), compare=_project),
     Axis(name="image", keys=("image",), compare=_image),
     Axis(name="evidence", keys=("evidence", "logging"), compare=_kept),
     Axis(  # what the task is, not what it may do
         name="task",
         keys=("command", "entrypoint", "working_dir", "environment", "init", "tty", "stdin_open", "stop_signal",
-              "stop_grace_period", "healthcheck", "hostname", "labels", "platform", "pull_policy", "configs",
-              "depends_on", "dns_search", "dns_opt"),
+              "healthcheck", "hostname", "labels", "platform", "pull_policy", "depends_on", "dns_search", "dns_opt"),
         compare=lambda old, new: iter(()),
     ),
 )  # fmt: skip

@@ -79,6 +79,12 @@ class VolumeSpec(RowData):
         Pairs(reserved=labels.PREFIX), default=freeze({}), description="Custom labels.", example={"team": "a"}
     )
 
+    @property
+    def bound(self) -> str:
+        """The host's path that its options bind; "" where they bind none."""
+        words = self.driver_opts.get("o", "").split(",")
+        return self.driver_opts.get("device", "") if {"bind", "rbind"} & set(words) else ""
+
 
 class FileSpec(RowData):
     """Where a secret or config comes from; exactly one of the sources."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sandboxrun.audit.finding import DATA, DIRECT, INDIRECT, STEP, TRACE, WORK, Hit, OptionEdit, about, rule, where
 from sandboxrun.audit.subject import PROFILE, Subject
+from sandboxrun.spec.types import SECOND, format_duration
 
 _MANY_FILES = 65536
 
@@ -112,6 +113,23 @@ def no_deadline(s: Subject) -> Iterator[Hit]:
     """Neither timeout nor ttl."""
     if s.kind == PROFILE and s.timeout is None and s.ttl is None:
         yield Hit("lifetime", "the sandbox has no timeout and no ttl")
+
+
+LONGEST_GRACE = 10 * 60 * SECOND
+
+
+@rule(
+    about("SBX415", "Long time to stop", WORK, STEP, cwe=770),
+    why="A program that ignores its stop signal goes on for that long after its timeout, with its secrets and its way "
+    "out.",
+    fix="set stop_grace_period to what the program needs to stop, at most 10m",
+    bad="lifetime: {timeout: 30m}\nstop_grace_period: 24h",
+    good="lifetime: {timeout: 30m}\nstop_grace_period: 1m",
+)
+def long_grace(s: Subject) -> Iterator[Hit]:
+    """More than ten minutes between the stop signal and the end."""
+    if s.grace is not None and s.grace > LONGEST_GRACE:
+        yield Hit("stop_grace_period", f"it may go on for {format_duration(s.grace)} after it is told to stop")
 
 
 @rule(

@@ -272,6 +272,9 @@ def passed_on(s: Subject) -> Iterator[Hit]:
         source = next((one for one in given if one.upper() in CLOUD or names_secret(one)), None)
         if source is not None:
             yield Hit("environment", f"{name} takes over the caller's {source}", item=name)
+    for config in s.configs:
+        if config.origin == "environment" and (config.source.upper() in CLOUD or names_secret(config.source)):
+            yield Hit("configs", f"the config {config.name} takes over the caller's {config.source}", item=config.name)
 
 
 @rule(

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from sandboxrun.audit.diff import NOTHING, PrivilegeDiff, compare, privilege_diff
 from sandboxrun.errors import Problems, node_of
 from sandboxrun.profile.loader import load_data
+from sandboxrun.spec.option import rows
 from sandboxrun.spec.option_types import NAMES
 from sandboxrun.spec.privilege import AXES, Side, Step, Way
-from sandboxrun.spec.project import Profile
+from sandboxrun.spec.project import FileSpec, NetworkSpec, Profile, VolumeSpec
+from sandboxrun.spec.records import FileRef, Lifetime, Workspace
 from sandboxrun.spec.spec import ROWS, SandboxSpec, parse_spec
 
 
@@ -211,6 +213,11 @@ WITNESSES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "WIDENED now holds the secret api_key while api.example.com:443 can be reached",
     ),
     ({"lifetime": {"timeout": "1h"}}, {}, "WIDENED may now run for ever, was 1h"),
+    (
+        {},
+        {"stop_grace_period": "24h"},
+        "WIDENED may now go on for 24h after it is told to stop, was 10s",
+    ),
     ({"runtime": "runsc"}, {}, "WIDENED now talks to the host's kernel: the runtime is the default, was runsc"),
     ({}, {"devices": ["/dev/fuse"]}, "WIDENED may now use the device /dev/fuse (mrw)"),
     ({}, {"restart": "always"}, "WIDENED restart is now always, was no"),
@@ -274,3 +281,166 @@ def test_nothing_is_the_least() -> None:
     """No sandbox is narrower than none but in its limits and its task."""
     wide = msgspec.structs.replace(NOTHING.spec, mem_limit=0)
     assert all(step.way is not Way.NARROWED for _, step in compare(NOTHING, Side(spec=wide)))
+
+
+# What each field of what a sandbox refers to, or is made of, means: old and new options of one sandbox, old and new
+# top level, and the verdict. What is not here is of no privilege: `PLAIN`.
+FILE = {"secrets": ["s"]}
+FIELDS: dict[tuple[type, str], tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
+    (VolumeSpec, "driver_opts"): (
+        {"volumes": ["v:/v"]},
+        {"volumes": ["v:/v"]},
+        {"volumes": {"v": {}}},
+        {"volumes": {"v": {"driver_opts": {"type": "none", "o": "bind", "device": "/etc"}}}},
+        "WIDENED a may now write to /etc",
+    ),
+    (VolumeSpec, "external"): (
+        {"volumes": ["v:/v"]},
+        {"volumes": ["v:/v"]},
+        {"volumes": {"v": {}}},
+        {"volumes": {"v": {"external": True}}},
+        "MAYBE a the volume v is another one, or has other options",
+    ),
+    (VolumeSpec, "name"): (
+        {"volumes": ["v:/v"]},
+        {"volumes": ["v:/v"]},
+        {"volumes": {"v": {}}},
+        {"volumes": {"v": {"name": "other_data"}}},
+        "MAYBE a the volume v is another one, or has other options",
+    ),
+    **{
+        (NetworkSpec, key): (
+            {"networks": ["n"]},
+            {"networks": ["n"]},
+            {"networks": {"n": {"internal": True}}},
+            {"networks": {"n": {"internal": True, **changed}}},
+            told,
+        )
+        for key, changed, told in (
+            ("internal", {"internal": False}, "WIDENED a may now reach anything, unfiltered, was internal networks"),
+            ("external", {"external": True}, "MAYBE a the network n is another one, or has other options"),
+            ("name", {"name": "other"}, "MAYBE a the network n is another one, or has other options"),
+            ("subnet", {"subnet": "10.77.0.0/29"}, "MAYBE a the network n is another one, or has other options"),
+            ("enable_ipv6", {"enable_ipv6": True}, "WIDENED a the network n now has IPv6"),
+            (
+                "driver_opts",
+                {"driver_opts": {"com.docker.network.bridge.enable_icc": "true"}},
+                "MAYBE a the network n is another one, or has other options",
+            ),
+        )
+    },
+    (FileSpec, "environment"): (
+        {"configs": ["c"]},
+        {"configs": ["c"]},
+        {"configs": {"c": {"content": "x"}}},
+        {"configs": {"c": {"environment": "AWS_SECRET_ACCESS_KEY"}}},
+        "WIDENED a now gets the caller's AWS_SECRET_ACCESS_KEY, as the config c",
+    ),
+    (FileSpec, "file"): (
+        {"configs": ["c"]},
+        {"configs": ["c"]},
+        {"configs": {"c": {"content": "x"}}},
+        {"configs": {"c": {"file": "./sandbox.key"}}},
+        "WIDENED a now gets ./sandbox.key, as the config c",
+    ),
+    (FileRef, "source"): ({}, {"secrets": ["s"]}, {}, {}, "WIDENED a now holds the secret s"),
+    (FileRef, "uid"): (
+        FILE,
+        {"secrets": [{"source": "s", "uid": 7}]},
+        {},
+        {},
+        "MAYBE a the secret s now belongs to another user or group",
+    ),
+    (FileRef, "gid"): (
+        FILE,
+        {"secrets": [{"source": "s", "gid": 7}]},
+        {},
+        {},
+        "MAYBE a the secret s now belongs to another user or group",
+    ),
+    (FileRef, "mode"): (
+        FILE,
+        {"secrets": [{"source": "s", "target": "t", "mode": "0444"}, "s"]},
+        {},
+        {},
+        "WIDENED a the secret s now has mode 0444",
+    ),
+    (Workspace, "source"): ({}, {"workspace": "."}, {}, {}, "WIDENED a may now read a copy of ."),
+    (Workspace, "access"): (
+        {"workspace": "."},
+        {"workspace": {"source": ".", "access": "rw"}},
+        {},
+        {},
+        "WIDENED a may now write to ., was to read a copy of it",
+    ),
+    (Workspace, "exclude"): (
+        {"workspace": {"source": ".", "exclude": ["*.key"]}},
+        {"workspace": "."},
+        {},
+        {},
+        "WIDENED a its copy now holds *.key",
+    ),
+    (Workspace, "size"): (
+        {"workspace": {"source": ".", "size": "1m"}},
+        {"workspace": "."},
+        {},
+        {},
+        "WIDENED a may now use space for its workspace: unlimited, was 1m",
+    ),
+    (Workspace, "writable"): (
+        {"workspace": {"source": ".", "access": "rw"}},
+        {"workspace": {"source": ".", "access": "rw", "writable": [".git"]}},
+        {},
+        {},
+        "WIDENED a may now write to .git, which the host runs",
+    ),
+    (Lifetime, "timeout"): ({"lifetime": {"timeout": "1m"}}, {}, {}, {}, "WIDENED a may now run for ever, was 1m"),
+    (Lifetime, "idle"): ({"lifetime": {"idle": "1m"}}, {}, {}, {}, "WIDENED a may now be silent for ever, was 1m"),
+    (Lifetime, "ttl"): ({"lifetime": {"ttl": "1m"}}, {}, {}, {}, "WIDENED a may now stay for ever, was 1m"),
+    (Lifetime, "on_complete"): (
+        {},
+        {"lifetime": {"on_complete": "keep"}},
+        {},
+        {},
+        "WIDENED a is kept after its end until it is removed, was: is removed after its end",
+    ),
+    (Lifetime, "keep_for"): (
+        {"lifetime": {"on_complete": "keep", "keep_for": "1h"}},
+        {"lifetime": {"on_complete": "keep"}},
+        {},
+        {},
+        "WIDENED a is kept after its end until it is removed, was: is kept after its end for 1h",
+    ),
+}
+PLAIN = {
+    (VolumeSpec, "labels"),
+    (NetworkSpec, "labels"),
+    (FileSpec, "content"),  # of the profile itself
+    (FileRef, "target"),
+    (Workspace, "target"),
+}
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: f"{field[0].__name__}.{field[1]}")
+def test_each_field_of_what_it_refers_to_is_compared(field: tuple[type, str], tmp_path: Path) -> None:
+    old, new, before, after, verdict = FIELDS[field]
+    (tmp_path / "sandbox.key").write_text("k")
+    top = {"secrets": {"s": {"environment": "S"}}, "networks": {}}
+    one = profile(tmp_path, {"a": old}, **{**top, **before})
+    other = profile(tmp_path, {"a": new}, **{**top, **after})
+    assert [line for line in told(privilege_diff(one, other)) if line.startswith(verdict)]
+    assert privilege_diff(other, other).changes == ()
+
+
+def test_no_field_is_forgotten() -> None:
+    classes = {cls for cls, _ in FIELDS}
+    every = {(cls, row.key) for cls in classes for row in rows(cls) if row.settable}
+    assert every == FIELDS.keys() | PLAIN
+
+
+def test_a_project_of_another_name_is_another_project(tmp_path: Path) -> None:
+    """What the engine has of that name would be taken for its own."""
+    one, other = (load_data({"name": name, "sandboxes": {"a": {}}}, directory=tmp_path) for name in "pq")
+    assert told(privilege_diff(one, other)) == [
+        "MAYBE a the project is now q, was p: what there is of that name is its own"
+    ]
