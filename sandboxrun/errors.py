@@ -11,8 +11,9 @@ import enum
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, AnyStr, Generic
 
 from msgspec import structs
 
@@ -338,6 +339,7 @@ EVIDENCE_MASK = "***"  # in evidence, whose format has it
 SHORTEST = 4  # characters: a shorter text is masked only where it is a whole value, since "1" or "no" is everywhere
 ENCODED = 8  # bytes: of a shorter one no encodings are looked for
 _LINE = 16  # bytes: a line of a longer secret, such as a key in PEM, counts by itself from here on
+_HEAD = 16  # characters: by so many of its first ones a text is looked for
 LONGEST, KEPT = 4000, 1000  # characters of one text: commands are shown whole, a seccomp profile has ten thousand
 
 
@@ -381,12 +383,50 @@ def _every(sensitive: frozenset[str]) -> Iterator[bytes]:
     return (form for text in sensitive for form in spellings(text.encode("utf-8", "surrogateescape")))
 
 
+class Finder(Generic[AnyStr]):
+    """Finds any of some texts in a longer one, those too short to be looked for left out. It takes a time that grows
+    with the longer text alone: all of theirs is compared only where the first characters of one are."""
+
+    def __init__(self, texts: Iterable[AnyStr]) -> None:
+        known: set[AnyStr] = {text for text in texts if len(text) >= SHORTEST}
+        self.longest: int = max(map(len, known), default=0)
+        head: int = min([_HEAD, *map(len, known)])
+        begun: defaultdict[AnyStr, list[AnyStr]] = defaultdict(list)
+        for text in sorted(known, key=len, reverse=True):
+            begun[text[:head]].append(text)
+        self._begun: dict[AnyStr, tuple[AnyStr, ...]] = {first: tuple(texts) for first, texts in begun.items()}
+        self._head = head
+        self._pattern: re.Pattern[AnyStr] | None = _pattern(self._begun)
+
+    def spans(self, text: AnyStr, before: int) -> Iterator[tuple[int, int]]:
+        """Where one begins before `before`, in order, and where the longest that begins there ends."""
+        at, last = 0, before + self._head - 1
+        while self._pattern is not None and (found := self._pattern.search(text, at, last)) is not None:
+            start, known = found.start(), self._begun[found.group()]
+            if text.startswith(known, start):
+                yield start, start + next(len(one) for one in known if text.startswith(one, start))
+            at = start + 1
+
+
+def _pattern(heads: Collection[AnyStr]) -> re.Pattern[AnyStr] | None:
+    """Finds the first of any: by their first two characters first, since a pattern's alternatives are tried in turn."""
+
+    def of(texts: Collection[str], levels: int) -> str:
+        if not levels:
+            return "|".join(map(re.escape, texts))
+        rests: defaultdict[str, list[str]] = defaultdict(list)
+        for text in texts:
+            rests[text[0]].append(text[1:])
+        return "|".join(f"{re.escape(first)}(?:{of(some, levels - 1)})" for first, some in rests.items())
+
+    pattern = of([head if isinstance(head, str) else head.decode("latin-1") for head in heads], 2)
+    as_given: Any = pattern.encode("latin-1") if isinstance(next(iter(heads), ""), bytes) else pattern
+    return re.compile(as_given) if heads else None
+
+
 @functools.lru_cache(maxsize=16)
-def _pattern(sensitive: frozenset[str]) -> re.Pattern[str] | None:
-    """Finds every spelling that is long enough, longer ones first."""
-    forms = {form.decode("utf-8", "surrogateescape") for form in _every(sensitive)}
-    long = sorted((form for form in forms if len(form) >= SHORTEST), key=lambda form: (-len(form), form))
-    return re.compile("|".join(map(re.escape, long))) if long else None
+def _finder(sensitive: frozenset[str]) -> Finder[str]:
+    return Finder(form.decode("utf-8", "surrogateescape") for form in _every(sensitive))
 
 
 def longest_spelling(sensitive: frozenset[str]) -> int:
@@ -401,8 +441,11 @@ def redact(text: str, sensitive: Iterable[str]) -> str:
         return text
     if text and text in known:
         return MASK
-    pattern = _pattern(known)
-    return pattern.sub(MASK, text) if pattern is not None else text
+    out, shown = "", 0
+    for start, end in _finder(known).spans(text, len(text)):
+        if start >= shown:
+            out, shown = out + text[shown:start] + MASK, end
+    return out + text[shown:]
 
 
 def redacted(diagnostic: Diagnostic, sensitive: Iterable[str]) -> Diagnostic:

@@ -7,11 +7,10 @@ data they are masked where they are a whole string or the value of a `NAME=value
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sandboxrun.errors import EVIDENCE_MASK, SHORTEST, spellings
+from sandboxrun.errors import EVIDENCE_MASK, SHORTEST, Finder, spellings
 
 MASK = EVIDENCE_MASK.encode()
 
@@ -22,10 +21,8 @@ class Masker:
     def __init__(self, values: Iterable[str | bytes] = ()) -> None:
         raw = {v.encode("utf-8", "surrogateescape") if isinstance(v, str) else v for v in values}
         forms = {form for value in raw for form in spellings(value)}
-        long = sorted((form for form in forms if len(form) >= SHORTEST), key=lambda form: (-len(form), form))
-        self._short = frozenset(forms.difference(long))
-        self.longest = len(long[0]) if long else 0
-        self.pattern = re.compile(b"|".join(map(re.escape, long))) if long else None
+        self._short = frozenset(form for form in forms if len(form) < SHORTEST)
+        self.finder = Finder(forms)
 
     def stream(self) -> MaskStream:
         """A masker for data that comes in chunks."""
@@ -38,7 +35,7 @@ class Masker:
 
     def text(self, text: str) -> str:
         """The same for text."""
-        if self.pattern is None:
+        if not self.finder.longest:
             return text
         masked = self.data(text.encode("utf-8", "surrogateescape"))
         return masked.decode("utf-8", "surrogateescape")
@@ -71,35 +68,33 @@ class MaskStream:
     """
 
     def __init__(self, masker: Masker) -> None:
-        self._masker = masker
-        self._held = b""
+        self._finder = masker.finder
+        self._held = bytearray()
         self._covered = 0  # bytes at the start of `_held` that belong to an occurrence already masked
         self.hits = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """What of the stream is certain after `chunk`."""
-        if self._masker.pattern is None:
+        """What of the stream is certain after `chunk`; nothing before that is as much as a secret may be long, so that
+        little is looked at twice."""
+        longest = self._finder.longest
+        if not longest:
             return chunk
         self._held += chunk
-        return self._advance(len(self._held) - self._masker.longest + 1)
+        return self._advance(len(self._held) - longest + 1) if len(self._held) >= 2 * longest else b""
 
     def finish(self) -> bytes:
         """The rest of the stream."""
-        return self._advance(len(self._held)) if self._masker.pattern else b""
+        return self._advance(len(self._held))
 
     def _advance(self, safe: int) -> bytes:
         """Emit everything that starts before `safe`: an occurrence from there on may still be incomplete."""
-        pattern, held, out = self._masker.pattern, self._held, []
-        if pattern is None or safe <= 0:
-            return b""
-        emitted, search = self._covered, 0
-        while (found := pattern.search(held, search)) and found.start() < safe:
+        held, emitted, out = bytes(self._held), self._covered, bytearray()
+        for start, end in self._finder.spans(held, safe):
             self.hits += 1
-            if found.start() >= emitted:
-                out += [held[emitted : found.start()], MASK]
-            emitted, search = max(emitted, found.end()), found.start() + 1
-        if emitted < safe:
-            out.append(held[emitted:safe])
+            if start >= emitted:
+                out += held[emitted:start] + MASK
+            emitted = max(emitted, end)
+        out += held[emitted:safe]
         self._covered = max(0, emitted - safe)
-        self._held = held[safe:]
-        return b"".join(out)
+        del self._held[:safe]
+        return bytes(out)

@@ -4,12 +4,13 @@ import base64
 import contextlib
 import json
 import urllib.parse
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.errors import ENCODED, SHORTEST
+from sandboxrun.errors import ENCODED, SHORTEST, Finder
 from sandboxrun.evidence.masking import MASK, Masker
 
 letters = st.binary(max_size=40).map(lambda data: bytes(b"ab"[byte % 2] for byte in data))
@@ -130,3 +131,26 @@ def test_the_lines_of_a_key_are_masked_one_by_one_and_its_frame_is_not() -> None
 def test_short_secrets_are_not_looked_for_in_their_encodings() -> None:
     text = b"7365637265 c2VjcmV0 terces"
     assert Masker(["secret"]).data(text) == text
+
+
+def test_a_long_secret_is_looked_for_by_its_beginning_and_no_output_is_looked_at_over_and_over() -> None:
+    value = "".join(f"line {n} of a long secret\n" for n in range(4000))
+    masker, looked = Masker([value]), 0
+    finder = masker.finder
+
+    class Counting(Finder[bytes]):
+        def __init__(self) -> None: ...
+
+        longest = finder.longest
+
+        def spans(self, text: bytes, before: int) -> Iterator[tuple[int, int]]:
+            nonlocal looked
+            looked += len(text)
+            return finder.spans(text, before)
+
+    masker.finder = Counting()
+    data = (b"some output\n" * 50_000) + value.encode() + b"the end"
+    stream = masker.stream()
+    out = b"".join(stream.feed(data[at : at + 50]) for at in range(0, len(data), 50)) + stream.finish()
+    assert out == b"some output\n" * 50_000 + MASK + b"the end"
+    assert looked <= 3 * len(data)
