@@ -640,7 +640,7 @@ class SandboxService(Closing):
     def _adopt(self, observed: ObservedSandbox) -> HeldSandbox:
         """A sandbox that another process made, by its labels."""
         address, spec = observed.address, observed.applied or observed.spec
-        sandbox = DeclaredSandbox(address=address, sandbox=address, each=None, name=observed.name, spec=spec)
+        sandbox = DeclaredSandbox(address=address, sandbox=address, name=observed.name, spec=spec)
         profile = structs.replace(self._nothing_declared(), sandboxes=(sandbox,))
         declared, engine = Declared(profile=profile, sandbox=sandbox, environment={}), self.engine
         offers = Offers(api_version=engine.api_version)

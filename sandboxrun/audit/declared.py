@@ -48,7 +48,6 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
     return Subject(
         name=sandbox.address,
         kind=PROFILE,
-        sandbox=sandbox.sandbox,
         image=spec.image,
         user=spec.user,
         groups=spec.group_add,

@@ -212,11 +212,6 @@ class AuditFinding(Data):
     reason: str = ""  # of a waiver
 
     @property
-    def file(self) -> str:
-        """The file it is in; "" for what has none."""
-        return self.span.file.name if self.span is not None else ""
-
-    @property
     def shown(self) -> Span | None:
         """The place in a file of the repository: a shipped base is none, and the sandbox's own stands for it."""
         outside = self.span is None or self.span.file.name.startswith("shipped:")

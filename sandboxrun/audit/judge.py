@@ -56,13 +56,6 @@ class Waiver(Data):
         return (self.rules, self.until, self.owner, self.reason, self.about)
 
 
-class Waivers(Data):
-    """The waivers of a file."""
-
-    waivers: tuple[Waiver, ...] = ()
-    name: str = ""
-
-
 class KnownFindings(Data):
     """The fingerprints of findings that were there before."""
 
@@ -117,19 +110,19 @@ MOST_WAIVERS = 1000  # of a file: each may be asked of each finding
 _KEYS = ("rules", "until", "owner", "reason", "file", "sandbox")
 
 
-def parse_waivers(node: Node | None, problems: Problems, name: str = "") -> Waivers:
+def parse_waivers(node: Node | None, problems: Problems) -> tuple[Waiver, ...]:
     """A file of waivers: `waivers:` with a list of rules, until, owner, reason, and patterns of file and sandbox."""
     listed = node.get("waivers") if isinstance(node, MapNode) else node
     if listed is None or is_null(listed):
-        return Waivers(name=name)
+        return ()
     if not isinstance(listed, ListNode):
         problems.add(
             f"expected a list of waivers, found {describe(listed)}", listed.span, "write waivers: [{rules: …}]"
         )
-        return Waivers(name=name)
+        return ()
     if len(listed.items) > MOST_WAIVERS:
         problems.add(f"more than {MOST_WAIVERS} waivers", listed.span, "use patterns, or a baseline")
-        return Waivers(name=name)
+        return ()
     found = []
     for item in listed.items:
         if not isinstance(item, MapNode):
@@ -145,7 +138,7 @@ def parse_waivers(node: Node | None, problems: Problems, name: str = "") -> Waiv
         texts = {key: str(value.value) for key, value in words.items() if isinstance(value, Scalar)}
         written = (str(rule.value) for rule in rules if isinstance(rule, Scalar))
         found.append(_waiver(written, texts, item.span))
-    return Waivers(waivers=tuple(found), name=name)
+    return tuple(found)
 
 
 def parse_baseline(data: Any, problems: Problems, name: str) -> KnownFindings:
@@ -182,7 +175,7 @@ def baseline_data(findings: Iterable[AuditFinding], earlier: KnownFindings | Non
 def judged(
     findings: Iterable[AuditFinding],
     files: Iterable[SourceFile],
-    waivers: Waivers,
+    waivers: Iterable[Waiver],
     baseline: KnownFindings | None,
     policy: Policy,
     today: date,
@@ -191,7 +184,7 @@ def judged(
     """The findings, each with its status; and what is wrong with waivers and baseline, as findings. `trusted` says
     whether an inline waiver counts."""
     accepted: list[Waiver] = []
-    for waiver in (*waivers.waivers, *(one for file in files for one in inline(file))):
+    for waiver in (*waivers, *(one for file in files for one in inline(file))):
         faults = list(_faults(waiver, policy, today))
         if waiver.line is not None and not faults and not trusted(waiver):
             message = "the trusted revision has no such waiver of this line: it waives nothing"
@@ -321,7 +314,7 @@ class ReviewTerms(Data):
     """What a review is judged by, beside the rules. `strict`: rules for the strict reader too."""
 
     policy: Policy = Policy()
-    waivers: Waivers = Waivers()
+    waivers: tuple[Waiver, ...] = ()
     baseline: KnownFindings | None = None
     today: date = date.min
     strict: bool = False

@@ -68,7 +68,7 @@ class PolicyPart(Data):
 
 
 class Policy(Data):
-    """A whole policy: its parts in the file's order, of which the later ones win. `name` is its file's."""
+    """A whole policy: its parts in the file's order, of which the later ones win."""
 
     parts: tuple[PolicyPart, ...] = ()
     inline: bool = True  # whether comments may waive at all
@@ -76,7 +76,6 @@ class Policy(Data):
     longest: int | None = None  # days that a waiver may run
     max_profile: str | None = None
     fail_on: Severity = Severity.MEDIUM  # the least severity that is refused
-    name: str = ""
 
     def of(self, file: str) -> Iterator[PolicyPart]:
         """The parts about a file."""
@@ -106,13 +105,13 @@ class Policy(Data):
 MOST_DAYS = 36_500
 
 
-def parse_policy(node: Node | None, problems: Problems, name: str = "") -> Policy:
+def parse_policy(node: Node | None, problems: Problems) -> Policy:
     """A policy from its file's node; faults are noted, and what is faulty left out."""
     if node is None or is_null(node):
-        return Policy(name=name)
+        return Policy()
     if not isinstance(node, MapNode):
         problems.add(f"expected a policy, found {describe(node)}", node.span, f"its keys are {', '.join(KEYS)}")
-        return Policy(name=name)
+        return Policy()
     _check_keys(node, KEYS, "a policy", problems)
     parts = [_part(node, problems)]
     for item in _inside(node.get("paths"), ListNode, "paths", problems):
@@ -142,7 +141,6 @@ def parse_policy(node: Node | None, problems: Problems, name: str = "") -> Polic
         not_inline=_texts(waivers.get("not_inline"), problems),
         longest=longest,
         max_profile=_value(node.get("max_profile"), str, None, problems),
-        name=name,
     )
 
 

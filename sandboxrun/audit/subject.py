@@ -141,7 +141,6 @@ class Subject(Data, unshown=("environment",)):
 
     name: str
     kind: str = PROFILE
-    sandbox: str = ""  # the declared name, the same for all instances of a for_each
     image: str | None = None
     user: str | None = None  # None: the image decides
     groups: tuple[str, ...] = ()

@@ -68,7 +68,6 @@ class Past(Data):
     """What happened to one container: `times` has when (seconds of UNIX time) it last did what the key says, in the
     words create, start, oom, kill, update, die and destroy; `exit_code` is None for one whose end was not seen."""
 
-    id: str
     name: str
     labels: Mapping[str, str]
     times: Mapping[str, float]
@@ -147,7 +146,6 @@ class Machine(Data):
     that one can't, None where none can."""
 
     runtime: str
-    cgroup: int
     cpus: int
     addresses: tuple[str, ...] = ()
     pid: int | None = None

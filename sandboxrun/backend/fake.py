@@ -470,7 +470,7 @@ class Fake:
 
     def machine(self) -> Machine:
         self.reach("asking the engine about itself")
-        return Machine(runtime="fake", cgroup=2, cpus=1)
+        return Machine(runtime="fake", cpus=1)
 
     def subnets(self) -> tuple[Any, ...]:
         return ()

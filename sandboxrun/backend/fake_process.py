@@ -285,7 +285,7 @@ class Following(Closing):
         times = {action: when for action, when, _ in noted}
         code = box.code if box.status == "exited" and "die" in times else None
         own, history = box.labels, history_of(box, noted)
-        return Past(id=box.id, name=box.name, labels=own, times=times, exit_code=code, history=history)
+        return Past(name=box.name, labels=own, times=times, exit_code=code, history=history)
 
     def narrow(self) -> None:
         """Nothing was heard of others."""

@@ -227,7 +227,6 @@ class _Service:
         return Subject(
             name=self.name,
             kind=COMPOSE,
-            sandbox=self.name,
             image=_text(self.get("image")) or None,
             user=_text(self.get("user")) or None,
             groups=self.listed("group_add"),

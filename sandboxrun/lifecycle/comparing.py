@@ -238,7 +238,7 @@ def with_running(plan: Plan, profile: Profile, *, running_is_new: bool = False) 
             unknown.append(change.address)
             continue
         at, sandbox = change.address, change.address.partition("[")[0]
-        undeclared = DeclaredSandbox(address=at, sandbox=sandbox, each=None, name=change.name, spec=spec)
+        undeclared = DeclaredSandbox(address=at, sandbox=sandbox, name=change.name, spec=spec)
         found.append(msgspec.structs.replace(profile.sandbox(at) or undeclared, spec=settle(spec)))
     running = msgspec.structs.replace(profile, sandboxes=tuple(found))
     told = tuple(one for one in profile.sandboxes if one.address not in unknown)

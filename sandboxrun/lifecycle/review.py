@@ -24,7 +24,6 @@ from sandboxrun.audit.judge import (
     KnownFindings,
     ReviewTerms,
     Waiver,
-    Waivers,
     baseline_data,
     inline,
     judge,
@@ -32,7 +31,7 @@ from sandboxrun.audit.judge import (
     parse_baseline,
     parse_waivers,
 )
-from sandboxrun.audit.policy import Policy, parse_policy
+from sandboxrun.audit.policy import parse_policy
 from sandboxrun.audit.rules.meta import FREE_VARIABLE
 from sandboxrun.audit.subject import Subject
 from sandboxrun.data import Data
@@ -187,11 +186,8 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> ReviewTerms
     policy_file = _source(sources, sources.policy, POLICY, problems)
     waivers_file = _source(sources, sources.waivers, WAIVERS, problems)
     baseline_file = _source(sources, sources.baseline, BASELINE, problems)
-    policy, waivers = Policy(), Waivers()
-    if policy_file is not None:
-        policy = parse_policy(parse_yaml(policy_file, problems), problems, policy_file.name)
-    if waivers_file is not None:
-        waivers = parse_waivers(parse_yaml(waivers_file, problems), problems, waivers_file.name)
+    nodes = [parse_yaml(file, problems) if file is not None else None for file in (policy_file, waivers_file)]
+    policy, waivers = parse_policy(nodes[0], problems), parse_waivers(nodes[1], problems)
     baseline: KnownFindings | None = None
     if baseline_file is not None:
         try:

@@ -153,7 +153,7 @@ class Prober:
 
     def _weak_one(self, part: str, spec: SandboxSpec) -> DeclaredSandbox:
         name = f"{self._profile.project}-{WEAK}-{uuid4().hex[:6]}"
-        return DeclaredSandbox(address=f"{WEAK}-{part}", sandbox=WEAK, each=None, name=name, spec=spec)
+        return DeclaredSandbox(address=f"{WEAK}-{part}", sandbox=WEAK, name=name, spec=spec)
 
     def signal(self, name: str) -> None:
         """End what runs at once; the verification then raises Interrupted."""
@@ -353,7 +353,6 @@ class Verification:
             spec=spec,
             architecture=self._architecture(sandbox),
             runtime=spec.runtime or machine.runtime,
-            cgroup=machine.cgroup,
             hosts=machine.addresses[:_MOST_HOSTS],
             networks=freeze({key: profile.networks[key] for key in spec.networks if key in profile.networks}),
             host_namespaces=spaces,

@@ -55,7 +55,6 @@ class MountLine(Data):
     options: frozenset[str]
     peers: tuple[str, ...]
     type: str
-    source: str
     system: frozenset[str] = frozenset()
 
     @property
@@ -132,7 +131,6 @@ def read_mounts(text: str) -> tuple[MountLine, ...]:
                     options=frozenset(fields[5].split(",")),
                     peers=tuple(fields[6:]),
                     type=kind[0],
-                    source=_unescaped(kind[1]),
                     system=frozenset(kind[2].split(",")) if len(kind) > 2 else frozenset(),
                 )
             )

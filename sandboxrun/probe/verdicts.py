@@ -31,7 +31,7 @@ class Phase(enum.StrEnum):
 class Context(Data):
     """What expectations depend on. `spec` is settled, and the sandbox's own, also where a weak one is judged.
 
-    `architecture` is the image's (x86_64, aarch64); `runtime` the OCI runtime's name; `cgroup` 1 or 2; `gateway` the
+    `architecture` is the image's (x86_64, aarch64); `runtime` the OCI runtime's name; `gateway` the
     gateway's address where it has one; `hosts` and `neighbours` addresses that must not be reached, beside those that
     the program finds itself; `networks` what the spec's networks are; `host_namespaces` the host's own namespaces as
     `/proc/self/ns` names them ("pid" to "pid:[4026531836]"), empty where nobody can tell; `host_cpus` how many CPUs
@@ -41,7 +41,6 @@ class Context(Data):
     spec: SandboxSpec
     architecture: str = "x86_64"
     runtime: str = "runc"
-    cgroup: int = 2
     gateway: str | None = None
     hosts: tuple[str, ...] = ()
     neighbours: tuple[str, ...] = ()

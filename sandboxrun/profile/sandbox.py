@@ -208,7 +208,6 @@ class Maker:
         sandbox = DeclaredSandbox(
             address=address(composed.name, each.key),
             sandbox=composed.name,
-            each=each.key,
             name=container_name(self.project, composed.name, each.key),
             spec=spec,
             workspace=workspace,

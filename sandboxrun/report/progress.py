@@ -253,12 +253,9 @@ def progress_for(
         form = "github" if environment.get("GITHUB_ACTIONS") == "true" else "live" if stream.isatty() else "lines"
     dull = environment.get("TERM") == "dumb" or not stream.isatty()
     if form == "live" and not dull and not quiet:
-        try:
-            from sandboxrun.report.progress_live import LiveProgress
-        except ImportError:  # no rich
-            form = "lines"
-        else:
-            return LiveProgress(stream, colour=not environment.get("NO_COLOR"), verbose=verbose, sensitive=sensitive)
+        from sandboxrun.report.progress_live import LiveProgress
+
+        return LiveProgress(stream, colour=not environment.get("NO_COLOR"), verbose=verbose, sensitive=sensitive)
     write = writer(stream, patience=PATIENCE)
     return LineProgress(write, verbose=verbose, quiet=quiet, github=form == "github", sensitive=sensitive)
 

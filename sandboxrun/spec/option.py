@@ -253,7 +253,6 @@ def values_of(record: RowData) -> tuple[Any, ...]:
 class OwnAddresses(Data):
     """The addresses of one sandbox's network. The first belongs to the engine's bridge, which is given none."""
 
-    subnet: str
     gateway: str
     sandbox: str
     in_hosts: bool = False  # the names of hosts stand in the sandbox's hosts file: its engine asks no gateway for them
@@ -262,7 +261,7 @@ class OwnAddresses(Data):
     def of(cls, subnet: str, *, in_hosts: bool = False) -> OwnAddresses:
         """The addresses on a subnet of at least four addresses, such as 10.231.0.8/29."""
         network = ipaddress.ip_network(subnet)
-        return cls(subnet=str(network), gateway=str(network[2]), sandbox=str(network[3]), in_hosts=in_hosts)
+        return cls(gateway=str(network[2]), sandbox=str(network[3]), in_hosts=in_hosts)
 
 
 def private_network(container: str) -> str:

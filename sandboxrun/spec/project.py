@@ -155,7 +155,6 @@ class DeclaredSandbox(Data, unshown=("provenance", "span"), uncompared=("provena
 
     address: str
     sandbox: str
-    each: str | None
     name: str
     spec: SandboxSpec
     workspace: Path | None = None  # the absolute directory behind a workspace of access `copy`

@@ -71,7 +71,7 @@ def _probe(engine: Engine, profile: Profile, folder: Path) -> Probed:
     (sandbox,) = profile.sandboxes
     prober = Prober(engine, profile, Store(project_directory=folder), ApplySettings(environment={"KEY": SECRET}))
     info = engine.info()
-    context = Context(spec=sandbox.spec, cgroup=int(info.get("CgroupVersion") or 1), host_cpus=int(info["NCPU"]))
+    context = Context(spec=sandbox.spec, host_cpus=int(info["NCPU"]))
     with prober.neighbour(context, ("sandboxrun-weak",)) as neighbours:
         context = structs.replace(context, neighbours=neighbours)
         strong = {phase: prober.strong(sandbox, context, (phase,))[phase] for phase in Phase}

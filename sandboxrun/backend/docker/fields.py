@@ -113,10 +113,9 @@ _ARGUMENT = re.compile("(timeout|grace)=([0-9]{1,18})")
 
 
 class HeldByInit(Data):
-    """What the init of a container was told: nanoseconds, and the sandbox's own entry point."""
+    """What the init of a container was told: its timeout in nanoseconds, and the sandbox's own entry point."""
 
     timeout: int
-    grace: int
     entrypoint: tuple[str, ...]
 
     @property
@@ -141,7 +140,7 @@ def held_by_init(inspect: Mapping[str, Any]) -> HeldByInit | None:
     values = {match[1]: int(match[2]) for match in told if match is not None}
     if values.keys() != {"timeout", "grace"}:
         return None
-    return HeldByInit(timeout=values["timeout"], grace=values["grace"], entrypoint=tuple(found[4:]))
+    return HeldByInit(timeout=values["timeout"], entrypoint=tuple(found[4:]))
 
 
 # -- How single values are written for the engine and read back: pairs of small functions, one direction each

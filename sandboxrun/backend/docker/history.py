@@ -326,7 +326,7 @@ class ProjectEvents:
         with self._lock:
             found = {container: sorted(events.values(), key=_nanoseconds) for container, events in self._events.items()}
         since = self._since() * 1e9
-        return {id: _past(id, events) for id, events in found.items() if events and _nanoseconds(events[-1]) >= since}
+        return {id: _past(events) for id, events in found.items() if events and _nanoseconds(events[-1]) >= since}
 
     def _from(self) -> str:
         """Where to begin to listen: early enough to hear of a signal before it began that ended something since."""
@@ -445,12 +445,11 @@ class ProjectEvents:
                 self._lock.notify_all()
 
 
-def _past(container: str, events: list[Json]) -> Past:
+def _past(events: list[Json]) -> Past:
     own = _attributes(events[-1])
     ends = [event for event in events if event.get("Action") in ("start", "die")]
     code = _attributes(ends[-1]).get("exitCode", "") if ends and ends[-1].get("Action") == "die" else ""
     return Past(
-        id=container,
         name=own.get("name", ""),
         labels=own,
         times={str(event.get("Action")): _nanoseconds(event) / 1e9 for event in events},

@@ -126,7 +126,6 @@ def machine(engine: Engine) -> Machine:
     own = [a for a in engine.host_addresses if ipaddress.ip_address(a).version == 4 and a not in passing]
     return Machine(
         runtime=str(info.get("DefaultRuntime") or "runc"),
-        cgroup=int(info.get("CgroupVersion") or 1),
         cpus=int(info.get("NCPU") or 0),
         addresses=tuple(own),
         pid=(engine.transport.peer_pid() or 0) if engine.shares_filesystem() else None,
@@ -217,7 +216,7 @@ def gateway_view(engine: Engine, profile: Profile, spec: SandboxSpec, observed: 
     lost: list[str] | None = None
     if subnet is not None:
         address = observed.address
-        sandbox = DeclaredSandbox(address=address, sandbox=address, each=None, name=observed.base, spec=spec)
+        sandbox = DeclaredSandbox(address=address, sandbox=address, name=observed.base, spec=spec)
         payload = gateway_payload(sandbox, profile.names, observed.run, OwnAddresses.of(subnet), image)
         lost = list(not_taken(payload, gateway))
         lost += ["Config.Cmd"] if (gateway.get("Config") or {}).get("Cmd") != payload["Cmd"] else []

@@ -54,7 +54,7 @@ def running_sandboxes(engine: Engine, names: Names) -> tuple[Subject, ...]:
         subject, applied = made[one.name], one.applied
         if applied is not None and applied.egress is not None:
             subject = structs.replace(subject, reach=applied.egress)
-        found.append(structs.replace(subject, name=one.address, sandbox=one.address.partition("[")[0]))
+        found.append(structs.replace(subject, name=one.address))
     return tuple(found)
 
 

@@ -51,7 +51,6 @@ def declared(name: str, each: str | None = None, **options: Any) -> DeclaredSand
     return DeclaredSandbox(
         address=address(name, each),
         sandbox=name,
-        each=each,
         name=container_name(PROJECT, name, each),
         spec=spec(**options),
     )

@@ -30,7 +30,7 @@ def context(**changed: Any) -> Context:
     """Its context; `spec` may be given as a mapping of changes."""
     given = changed.pop("spec", {})
     made = spec(**given) if isinstance(given, Mapping) else given
-    return Context(**{"spec": made, "gateway": GATEWAY, "cgroup": 1, "host_cpus": 8, **changed})
+    return Context(**{"spec": made, "gateway": GATEWAY, "host_cpus": 8, **changed})
 
 
 OPEN = spec(
