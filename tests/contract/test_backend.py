@@ -246,7 +246,7 @@ def test_what_verifying_looks_at(side: Side) -> None:
     assert accounts is not None and (accounts.uid, accounts.gid) == (1000, 1000)
     view, machine = backend.host_view(observed), backend.machine()
     assert view.id == id and (view.pid > 0) == (not view.unseen)
-    assert machine.cpus > 0 and machine.runtime and machine.cgroup in (1, 2)
+    assert machine.cpus > 0 and machine.runtime
     assert (
         backend.addresses(id) == () and backend.gateway_view(job.profile, observed.spec, observed).status == "not there"
     )
