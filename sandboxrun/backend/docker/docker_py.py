@@ -17,12 +17,13 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import requests.exceptions
+import requests
 import urllib3.exceptions
 from docker import APIClient
 from docker.errors import DockerException, TLSParameterError
 from docker.tls import TLSConfig
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
@@ -330,17 +331,18 @@ class DockerPyTransport:
             self._client = APIClient(_DIALLED if dial else endpoint.url, version=_BASE_VERSION, tls=tls, timeout=None)
         except DockerException as error:
             raise Unsupported(f"connecting to {endpoint}", str(error), help="check the address") from error
-        # Once instead of at each request; and no .netrc, whose passwords are not meant for an engine.
-        self._client.proxies = {} if dial else get_environ_proxies(self._client.base_url)
-        self._client.trust_env = False
-        # Without this, requests reads where a redirect leads to, and all of its body.
-        self._client.get_redirect_target = lambda resp: None
+        client = self._client
+        proxies = {} if dial else get_environ_proxies(client.base_url)
         # Else the engine compresses archives, which would then be no tar.
-        self._client.headers["Accept-Encoding"] = "identity"
+        self._headers = CaseInsensitiveDict({**client.headers, "Accept-Encoding": "identity"})
         size = max(10, parallelism)
         adapter = _Dialling(dial, size) if dial else HTTPAdapter(pool_connections=1, pool_maxsize=size)
         for scheme in ("http://", "https://"):
-            self._client.mount(scheme, adapter)
+            client.mount(scheme, adapter)
+        # By itself the session works out for each request what is the same for all, reads .netrc, whose passwords are
+        # not meant for an engine, and follows redirects: that takes as long again as the adapter.
+        carrier = client.get_adapter(client.base_url)
+        self._carry = partial(carrier.send, stream=True, verify=client.verify, cert=client.cert, proxies=proxies)
 
     def request(self, request: Request) -> DockerPyResponse:
         """Send it and wait for the answer's head. One that drips in is bounded by `timeout` for each of its pieces, as
@@ -366,18 +368,17 @@ class DockerPyTransport:
     def _send(self, request: Request) -> Any:
         if self._closed:
             raise Unreachable(CLOSED)
-        body, more = request.body, {"Connection": "Upgrade", "Upgrade": "tcp"} if request.upgrade else {}
+        body = request.body
+        asked = requests.PreparedRequest()
+        asked.method, asked.url = request.method, self._client.base_url + request.target
+        asked.headers = self._headers.copy()
+        asked.headers.update(request.headers)
+        if request.upgrade:
+            asked.headers.update({"Connection": "Upgrade", "Upgrade": "tcp"})
+        # requests takes a tuple or a list for the fields of a form
+        asked.prepare_body(body if body is None or isinstance(body, bytes) else iter(body), None)
         try:
-            return self._client.request(
-                request.method,
-                self._client.base_url + request.target,
-                headers={**request.headers, **more},
-                # requests takes a tuple or a list for the fields of a form
-                data=body if body is None or isinstance(body, bytes) else iter(body),
-                timeout=(request.timeout, request.timeout),
-                stream=True,
-                allow_redirects=False,
-            )
+            return self._carry(asked, timeout=(request.timeout, request.timeout))
         except (requests.exceptions.RequestException, OSError) as error:
             give_up(_translated(error), error)
 
