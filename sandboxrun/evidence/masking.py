@@ -45,10 +45,12 @@ class Masker:
         match value:
             case str():
                 return self._string(value)
-            case Mapping():
-                return {self.text(str(key)): self.json(item) for key, item in value.items()}
             case list() | tuple():
                 return [self.json(item) for item in value]
+            case None | int() | float():  # before what it takes longer to tell
+                return value
+            case Mapping():
+                return {self.text(str(key)): self.json(item) for key, item in value.items()}
         return value
 
     def _string(self, text: str) -> str:
