@@ -24,7 +24,7 @@ from sandboxrun.audit.rules import by_id, rules
 from sandboxrun.audit.rules.meta import EXPIRED, INCOMPLETE, NOT_WAIVABLE, STALE_BASELINE, UNKNOWN, UNTRUSTED, UNUSED
 from sandboxrun.audit.subject import Subject
 from sandboxrun.data import Data
-from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, SourceFile, Span, did_you_mean, is_null
+from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, SourceFile, Span, did_you_mean, few, is_null
 from sandboxrun.spec.types import describe
 
 if TYPE_CHECKING:
@@ -54,6 +54,15 @@ class Waiver(Data):
     def identity(self) -> tuple[object, ...]:
         """What must be the same for an inline one to be the one of another revision."""
         return (self.rules, self.until, self.owner, self.reason, self.about)
+
+
+# Whether an inline waiver counts: at all, and for a finding.
+Trusted = Callable[[Waiver, "AuditFinding | None"], bool]
+
+
+def trusts_all(waiver: Waiver, finding: AuditFinding | None) -> bool:
+    """Where no revision is trusted more than the files at hand."""
+    return True
 
 
 class KnownFindings(Data):
@@ -179,14 +188,14 @@ def judged(
     baseline: KnownFindings | None,
     policy: Policy,
     today: date,
-    trusted: Callable[[Waiver], bool] = lambda waiver: True,
+    trusted: Trusted = trusts_all,
 ) -> Iterator[AuditFinding]:
     """The findings, each with its status; and what is wrong with waivers and baseline, as findings. `trusted` says
     whether an inline waiver counts."""
     accepted: list[Waiver] = []
     for waiver in (*waivers, *(one for file in files for one in inline(file))):
         faults = list(_faults(waiver, policy, today))
-        if waiver.line is not None and not faults and not trusted(waiver):
+        if waiver.line is not None and not faults and not trusted(waiver, None):
             message = "the trusted revision has no such waiver of this line: it waives nothing"
             faults.append(_raised(UNTRUSTED, waiver, message))
         yield from faults
@@ -196,10 +205,14 @@ def judged(
     used: set[int] = set()
     seen: set[str] = set()
     for finding in findings:
-        covering = covering_of(finding)
+        every = covering_of(finding)
+        covering = [one for one in every if one.line is None or trusted(one, finding)]
+        used |= {id(one) for one in every}
+        if every and not covering:
+            message = f"the trusted revision does not waive {finding.rule} of {few(finding.subjects, 3)} here"
+            yield _raised(UNTRUSTED, every[0], message)
         if covering:
             waiver = covering[0]
-            used |= {id(one) for one in covering}
             reason = f"{waiver.reason} (until {waiver.until}{f', {waiver.owner}' if waiver.owner else ''})"
             yield msgspec.structs.replace(finding, status="waived", reason=reason)
         elif baseline is not None and finding.fingerprint in baseline.fingerprints:
@@ -318,7 +331,7 @@ class ReviewTerms(Data):
     baseline: KnownFindings | None = None
     today: date = date.min
     strict: bool = False
-    trusted: Callable[[Waiver], bool] = lambda waiver: True  # whether an inline waiver counts
+    trusted: Trusted = trusts_all
     greatest: Profile | None = None  # no sandbox may exceed its sandboxes
     path: Callable[[str], str] = lambda name: name  # a file's name → its path from the project's root
 

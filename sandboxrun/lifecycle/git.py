@@ -117,6 +117,16 @@ class Repository:
                 raise GitError(f"the revision {commit[:12]} holds a path that no checkout would have")
             yield path, object_id
 
+    def check_files(self, commit: str, *paths: str) -> None:
+        """Raise GitError where the commit has one of the paths as something else than a file: it would be missing."""
+        listed = self._git("ls-tree", "-z", "--full-tree", "--end-of-options", commit, *paths)
+        for entry in filter(None, listed.split(b"\0")):
+            if not entry.startswith((b"100644 blob", b"100755 blob")):
+                path = entry.partition(b"\t")[2].decode("utf-8", "replace")
+                raise GitError(
+                    f"{path} is not a regular file in the revision {commit[:12]}", help="make it a file there"
+                )
+
     def blobs(self, objects: list[str]) -> Iterator[bytes]:
         """The contents of objects, in their order. Raises GitError for one that is missing or too large."""
         if not objects:

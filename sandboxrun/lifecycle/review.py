@@ -54,6 +54,7 @@ _SKIPPED = frozenset({".git", "node_modules", ".venv", "venv", ".sandboxrun", ".
 _PROFILE = re.compile(r"^[\"']?sandboxes[\"']?\s*:", re.MULTILINE)
 _COMPOSE = re.compile(r"^[\"']?services[\"']?\s*:|^\{\s*[\"']?services|^include\s*:", re.MULTILINE)
 _MAY_HOLD = re.compile(r"sandboxes|services|include|\\[xuU\r\n]")  # in whatever spelling YAML has for a key
+_MAY_BE_PROFILE = re.compile(r"sandboxes|\\[xuU\r\n]")
 
 
 class Target(Data):
@@ -110,14 +111,16 @@ def _held(path: Path) -> str | None:
     text = read_regular(path, LARGEST_FILE).decode("utf-8-sig", "replace")
     if _PROFILE.search(text):
         return "profile"
-    if _COMPOSE.search(text):
+    compose = _COMPOSE.search(text) is not None  # or a line of a text in it
+    if compose and not _MAY_BE_PROFILE.search(text):
         return "compose"
     root = parse_yaml(SourceFile(name="", text=text), Problems()) if _MAY_HOLD.search(text) else None
     if not isinstance(root, MapNode):
-        return None
+        return "compose" if compose else None
     if root.get("sandboxes") is not None:
         return "profile"
-    return "compose" if root.get("services") is not None or root.get("include") is not None else None
+    named = root.get("services") is not None or root.get("include") is not None
+    return "compose" if compose or named else None
 
 
 def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
@@ -126,7 +129,12 @@ def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
     count = 0
     links: list[Path] = []
     seen: set[str] = set()
-    for directory, names, found in os.walk(top):
+
+    def unreadable(error: OSError) -> None:
+        where = str(error.filename or top)
+        gaps.append(Gap(what=where, why=f"it cannot be read: {reason(error)}", file=where))
+
+    for directory, names, found in os.walk(top, onerror=unreadable):
         names[:] = sorted(name for name in names if name not in _SKIPPED)
         for name in sorted(found):
             path = Path(directory, name)
@@ -141,16 +149,15 @@ def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
                 return
             if name in OVERRIDES:
                 continue
-            kind = "compose"
-            if name not in COMPOSE_NAMES:
-                try:
-                    kind = _held(path) or ""
-                except PermissionError as error:
-                    gaps.append(Gap(what=str(path), why=f"it cannot be read: {reason(error)}", file=str(path)))
-                    continue
-                except OSError:  # no profile either: none is as large, or anything but a regular file
-                    continue
+            try:
+                kind = _held(path) or ""
+            except PermissionError as error:
+                gaps.append(Gap(what=str(path), why=f"it cannot be read: {reason(error)}", file=str(path)))
+                continue
+            except OSError:  # no profile either: none is as large, or anything but a regular file
+                kind = ""
             if name in COMPOSE_NAMES or kind == "profile":
+                kind = kind or "compose"
                 seen.add(os.path.realpath(path))
                 yield _target(kind, path)
     gaps += [
@@ -180,8 +187,16 @@ class Sources(Data):
         return self.trusted if self.trusted is not None else self.root
 
 
-def terms(sources: Sources, *, today: date, strict: bool = False) -> ReviewTerms:
-    """What the review judges by. Raises ProfileError for a policy, waivers or a baseline that is wrong."""
+def terms(
+    sources: Sources,
+    *,
+    today: date,
+    strict: bool = False,
+    found: Sequence[Target] = (),
+    inputs: Inputs | None = None,
+) -> ReviewTerms:
+    """What the review judges by. `found`, with their `inputs`, is what it is about: of a trusted revision they say what
+    comments waive there. Raises ProfileError for a policy, waivers or a baseline that is wrong."""
     problems = Problems()
     policy_file = _source(sources, sources.policy, POLICY, problems)
     waivers_file = _source(sources, sources.waivers, WAIVERS, problems)
@@ -209,21 +224,57 @@ def terms(sources: Sources, *, today: date, strict: bool = False) -> ReviewTerms
         from sandboxrun.lifecycle.declaring import load_target
 
         most = load_target(Target(kind="profile", paths=(greatest,))).profile
-    known = None if sources.trusted is None else _inline_waivers(sources.trusted)
-
-    def trusted(waiver: Waiver) -> bool:
-        return known is None or (path(waiver.file), *waiver.identity) in known
-
-    return ReviewTerms(
-        policy=policy,
-        waivers=waivers,
-        baseline=baseline,
-        today=today,
-        strict=strict,
-        path=path,
-        trusted=trusted,
-        greatest=most,
+    by = ReviewTerms(
+        policy=policy, waivers=waivers, baseline=baseline, today=today, strict=strict, path=path, greatest=most
     )
+    if sources.trusted is None:
+        return by
+    known = _inline_waivers(sources.trusted)
+    waived = _waived_then(sources.root, sources.trusted, found, by, inputs)
+
+    def trusted(waiver: Waiver, finding: AuditFinding | None) -> bool:
+        identity = (path(waiver.file), *waiver.identity)
+        if finding is None:
+            return identity in known
+        return all((identity, finding.rule, name) in waived for name in _declared(finding))
+
+    return msgspec.structs.replace(by, trusted=trusted)
+
+
+def _waived_then(
+    root: Path, top: Path, found: Sequence[Target], by: ReviewTerms, inputs: Inputs | None
+) -> frozenset[tuple[object, ...]]:
+    """What comments of a revision, whose root is at `top`, waive of the targets as they are there: each comment with
+    the rule and the sandbox. A copy of a line elsewhere, or a new sandbox that extends one, was not accepted."""
+    earlier = []
+    for target in found:
+        paths = [top / os.path.relpath(os.path.realpath(path), os.path.realpath(root)) for path in target.paths]
+        earlier += (
+            [Target(kind=target.kind, paths=tuple(there))] if (there := [p for p in paths if p.is_file()]) else []
+        )
+
+    @cache  # every finding asks
+    def path(name: str) -> str:
+        return os.path.relpath(name, top).replace(os.sep, "/")
+
+    waivers: dict[tuple[str, int | None], list[Waiver]] = {}
+    read, waived = set(), set()
+    for finding in review(earlier, msgspec.structs.replace(by, path=path, baseline=None), inputs=inputs).findings:
+        if (span := finding.span) is None:
+            continue
+        if span.file.name not in read:
+            read.add(span.file.name)
+            for waiver in inline(span.file):
+                waivers.setdefault((waiver.file, waiver.line), []).append(waiver)
+        for waiver in waivers.get((span.file.name, span.line), ()):
+            identity = (path(waiver.file), *waiver.identity)
+            waived |= {(identity, finding.rule, name) for name in _declared(finding) if finding.rule in waiver.rules}
+    return frozenset(waived)
+
+
+def _declared(finding: AuditFinding) -> list[str]:
+    """The sandboxes of a finding as they are declared, without the items of `for_each`."""
+    return [name.partition("[")[0] for name in finding.subjects] or [""]
 
 
 def _inline_waivers(top: Path) -> frozenset[tuple[object, ...]]:
@@ -247,7 +298,7 @@ def _source(sources: Sources, given: Path | None, name: str, problems: Problems)
         return read_source(given, str(given), problems)
     path = sources.top / name
     shown = name if sources.trusted is not None else os.path.relpath(path)
-    return read_source(path, shown, problems) if path.is_file() else None
+    return read_source(path, shown, problems) if os.path.lexists(path) else None  # a link to nothing is an error
 
 
 # -- loading
@@ -297,10 +348,17 @@ def load_services(target: Target) -> tuple[Services, ComposeSubjects]:
         real = os.path.realpath(path)
         if not (real == root or real.startswith(root + os.sep)) or not os.path.isfile(real):
             return None
-        return read_source(Path(real), path, Problems())
+        problems = Problems()
+        source = read_source(Path(real), path, problems)
+        for fault in problems.diagnostics:
+            unread[path] = fault.message
+        return source
 
+    unread: dict[str, str] = {}
     loaded = files.load([os.path.normpath(str(path)) for path in target.paths], read)
-    return loaded, service.subjects(loaded)
+    made = service.subjects(loaded)
+    missing = (msgspec.structs.replace(one, why=unread.get(one.file, one.why)) for one in made.missing)
+    return loaded, msgspec.structs.replace(made, missing=tuple(missing))
 
 
 def _compose(target: Target, into: Reviewed) -> None:

@@ -161,6 +161,12 @@ _PLAIN = re.compile("[\t\n\r\x20-\x7e]*")
 # all but what YAML 1.2 (and any sane dotenv file) calls printable, less the byte order mark: a text, since most files
 # are plain ASCII, and compiling so wide a set takes longer than reading one
 _UNPRINTABLE = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+# Printable to YAML, and yet not what a reader of the file sees: breaks that end a line, and with it a comment, for the
+# parser alone; marks that turn the order of what is shown; what has no width. Joiners stay: scripts and emoji need them
+_UNSEEN = (
+    "\r(?!\n)|[\x85\u2028\u2029]|"
+    "[\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufff9-\ufffb\U000e0000-\U000e01ef]"
+)
 
 
 def read_source(path: Path, name: str, problems: Problems, *, asked_at: Span | None = None) -> SourceFile | None:
@@ -195,9 +201,12 @@ def source_of(data: bytes, name: str, problems: Problems) -> SourceFile | None:
         problems.add(f"the file {what}", span, "save it as UTF-8")
         return None
     file = SourceFile(name=name, text=text)
-    if not _PLAIN.fullmatch(text) and (bad := re.search(_UNPRINTABLE, text)) is not None:
+    if _PLAIN.fullmatch(text) and text.count("\r") == text.count("\r\n"):
+        return file
+    if (bad := re.search(_UNPRINTABLE, text) or re.search(_UNSEEN, text)) is not None:
         code = f"U+{ord(bad.group()):04X}"
-        problems.add(f"the file holds {code}, a character that can't be seen", place(file, bad.start()), "remove it")
+        help = "remove it; a text in double quotes may have it as an escape"
+        problems.add(f"the file holds {code}, a character that can't be seen", place(file, bad.start()), help)
         return None
     return file
 

@@ -61,8 +61,8 @@ STALE_BASELINE = _meta(
 )
 UNTRUSTED = _meta(
     about("SBX908", "Waiver that the trusted revision does not have", TRACE, DIRECT, cwe=1188),
-    "With --trust-ref a comment waives only what the same comment waived of the same line in that revision: a change "
-    "cannot accept its own risks.",
+    "With --trust-ref a comment waives only what the same comment waived of the same line and sandbox in that "
+    "revision: a change cannot accept its own risks.",
     "have the waiver merged first, or review the finding",
 )
 IMAGE_POLICY = _meta(

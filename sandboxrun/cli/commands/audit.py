@@ -89,7 +89,7 @@ def audit(
     """
     from sandboxrun.lifecycle import review
     from sandboxrun.profile.files import project_root
-    from sandboxrun.spec.names import BASELINE
+    from sandboxrun.spec.names import BASELINE, POLICY, WAIVERS
 
     form = opt.chosen_format(given)
     live = running or all_containers
@@ -111,6 +111,8 @@ def audit(
     sources = review.Sources(
         root=root, policy=given.policy, max_profile=max_profile, waivers=waivers, baseline=baseline
     )
+    # Compose files have no variables, and are reviewed without what reads profiles
+    inputs = opt.inputs_of(given) if any(target.kind == "profile" for target in found) else None
     today, strict = datetime.datetime.now(datetime.UTC).date(), persona == "strict"
     if trust_ref is None:
         terms = review.terms(sources, today=today, strict=strict)
@@ -125,12 +127,13 @@ def audit(
         with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
             top = Path(name).resolve()
             with called({top: trust_ref}):
-                repository.export(repository.commit(trust_ref), top)
-                trusted = top / root.resolve().relative_to(repository.root)
+                commit = repository.commit(trust_ref)
+                below = root.resolve().relative_to(repository.root)
+                repository.check_files(commit, *(str(below / name) for name in (POLICY, WAIVERS, BASELINE)))
+                repository.export(commit, top)
+                trusted = top / below
                 sources = msgspec.structs.replace(sources, trusted=trusted)
-                terms = review.terms(sources, today=today, strict=strict)
-    # Compose files have no variables, and are reviewed without what reads profiles
-    inputs = opt.inputs_of(given) if any(target.kind == "profile" for target in found) else None
+                terms = review.terms(sources, today=today, strict=strict, found=found, inputs=inputs)
 
     def reviewed() -> AuditVerdict:
         return review.review(found, terms, inputs=inputs, gaps=gaps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,8 @@ SANDBOXES = "{agent: {image: busybox, cap_add: [SYS_ADMIN]}}"
         f"? sandboxes\n: {SANDBOXES}\n",
         f'? "sand\\\n  boxes"\n: {SANDBOXES}\n',
         f"name: &name sandboxes\n*name : {SANDBOXES}\n",
+        f'x-text: "a\nservices:\n  {{}}"\n"sandb\\x6fxes": {SANDBOXES}\n',
+        f"x-text: 'a\ninclude:\n  b'\n? sandboxes\n: {SANDBOXES}\n",
     ],
 )
 def test_a_profile_is_found_however_it_is_spelled(text: str, tmp_path: Path) -> None:
@@ -220,6 +223,38 @@ def test_a_profile_is_found_however_it_is_spelled(text: str, tmp_path: Path) -> 
         assert [target.kind for target in found] == ["profile"] and not gaps
         verdict = review(found, ReviewTerms())
         assert "SBX102" in [finding.rule for finding in verdict.findings] and not verdict.gaps
+
+
+def test_a_profile_that_is_called_like_a_compose_file_is_one(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text(f"sandboxes: {SANDBOXES}\n")
+    assert [target.kind for target in targets([tmp_path])[0]] == ["profile"]
+
+
+@pytest.mark.parametrize("mark", ["\r", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\u200b", "\U000e0041"])
+@pytest.mark.parametrize("kind", ["sandboxes", "services"])
+def test_a_character_that_nobody_sees_is_said(mark: str, kind: str, tmp_path: Path) -> None:
+    """Some end a comment for the parser alone: what follows reads as a part of it, and is an option."""
+    comment = f"# harmless{mark}    cap_add: [SYS_ADMIN]\n"
+    (tmp_path / "a.yaml").write_text(f"{kind}:\n  agent:\n    image: busybox  {comment}", newline="")
+    found, gaps = targets([tmp_path / "a.yaml"])
+    assert not gaps
+    verdict = review(found, ReviewTerms())
+    assert any(f"U+{ord(mark):04X}, a character that can't be seen" in f"{gap.what} {gap.why}" for gap in verdict.gaps)
+
+
+def test_a_directory_that_nobody_may_list_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    real = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert [(gap.what, gap.why) for gap in targets([tmp_path])[1]] == [
+        (str(tmp_path / "closed"), "it cannot be read: permission denied")
+    ]
 
 
 def test_other_yaml_is_not_taken_for_a_profile(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -380,6 +381,43 @@ def test_a_comment_waives_what_it_waived_in_the_trusted_revision(say: Say, repos
     assert say(*trust).code == 1
     profile.write_text(waived + f"    user: root\n    group_add:\n      {WAIVER.strip()}\n      - docker\n")
     assert say(*trust).code == 1
+
+
+OTHER = '  other:\n    image: "node:20-alpine"\n    secrets: [key]\n'
+KEY = "secrets: {key: {environment: KEY}}\n"
+
+
+@pytest.mark.parametrize(
+    "brought",
+    [
+        f"{OTHER}    cap_add:\n    {WAIVER}\n      - SYS_ADMIN\n",
+        "  other:\n    extends: {sandbox: agent}\n    secrets: [key]\n",
+    ],
+    ids=["copied", "extended"],
+)
+def test_a_comment_waives_nothing_of_another_sandbox(brought: str, say: Say, repository: Path, profile: Path) -> None:
+    """Not in a copy of its line, which the trusted revision has, and not by a base that another one now extends."""
+    waived = PROFILE.replace("      - SYS_ADMIN  # why", f"    {WAIVER}\n      - SYS_ADMIN")
+    profile.write_text(waived)
+    git(repository, "commit", "-q", "-a", "-m", "accepted")
+    profile.write_text(f"{waived}{brought}{KEY}")
+    said = say("audit", "--trust-ref", "HEAD", "--fail-on", "high")
+    assert said.code == 1
+    assert re.search("SBX908.*: the trusted revision does not waive SBX102 of .*other here", said.out)
+
+
+@pytest.mark.parametrize("name", ["sandboxrun-policy.yaml", "sandboxrun-waivers.yaml", "sandboxrun-baseline.json"])
+def test_what_is_judged_by_is_not_lost_behind_a_link(name: str, say: Say, repository: Path) -> None:
+    (repository / name).symlink_to("elsewhere.yaml")
+    said = say("audit")
+    assert said.code == 3
+    assert f'the file "{name}" can\'t be read' in said.err
+    (repository / "elsewhere.yaml").write_text("{}")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "a link")
+    said = say("audit", "--trust-ref", "HEAD")
+    assert said.code == 3
+    assert f"{name} is not a regular file in the revision" in said.err
 
 
 def test_trees_without_end_are_refused(say: Say, repository: Path) -> None:
