@@ -106,10 +106,11 @@ def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Map
     The last run of each; where workspaces are compared, the last one that had the workspace as it is now, if any.
     """
     wanted = {s.address: s for s in profile.sandboxes}
+    undecided = dict(wanted)
     found: dict[str, Completed] = {}
     differ, removed = contents_compared(store), store.removed()
-    for entry in store.entries(profile.project):
-        sandbox = wanted.get(entry.sandbox)
+    for entry in reversed(store.entries(profile.project)):  # the newest decides, as a rule: few indexes are read
+        sandbox = undecided.get(entry.sandbox)
         if sandbox is None or entry.spec not in sandbox.spec.digests or entry.outcome not in ENDED:
             continue
         if not store.is_own(entry):
@@ -123,8 +124,9 @@ def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Map
                 code, workspace = index.ending.exit_code, index.digests.workspace
             changed = compare and differ(sandbox, workspace)
             record = Completed(outcome=entry.outcome.value, exit_code=code, run=entry.run, workspace_changed=changed)
-            earlier = found.get(entry.sandbox)
-            if earlier is None or earlier.workspace_changed or not changed:
+            if not changed:
+                del undecided[entry.sandbox]
+            if not changed or entry.sandbox not in found:
                 found[entry.sandbox] = record
     return freeze({address: freeze({wanted[address].spec.digest: record}) for address, record in found.items()})
 

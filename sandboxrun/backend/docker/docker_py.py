@@ -266,7 +266,8 @@ class DockerPyResponse:
         if self._ended:
             return self._left()
         try:
-            if self._deadline is not None and self._sock is not None:
+            # After "Connection: close" it is gone with the body's last byte, before the end is read.
+            if self._deadline is not None and self._sock is not None and self._sock.fileno() >= 0:
                 self._sock.settimeout(seconds_left(self._deadline))
             data = bytes(self._raw.read1(PIECE, decode_content=False))
         except Exception as error:  # a dozen kinds, ValueError and AttributeError too

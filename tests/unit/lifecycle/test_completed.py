@@ -66,6 +66,20 @@ def test_the_last_run_of_the_declared_spec_that_came_to_an_end_of_its_own_counts
     assert seen(store) == [("run-2", "timeout", 7, AGENT.spec.digest)]
 
 
+def test_where_the_newest_run_decides_no_earlier_index_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        record(store, f"run-{number}")
+    asked: list[str] = []
+    index = Store.index
+
+    def counted(self: Store, entry: ChainEntry) -> Index:
+        asked.append(entry.run)
+        return index(self, entry)
+
+    monkeypatch.setattr(Store, "index", counted)
+    assert [run for run, *_ in seen(store)] == asked == ["run-19"]
+
+
 def test_a_run_whose_evidence_was_changed_does_not_count(store: Store) -> None:
     record(store, "run-1")
     last = record(store, "run-2", How.FAILED)
