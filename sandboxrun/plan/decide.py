@@ -205,10 +205,12 @@ def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: 
         if d.key == "lifetime" and (fixed := fixed_timeout(declared, observed, snapshot)):
             found[at] = structs.replace(d, effect=Effect.REPLACE, reason=d.reason or fixed)
     gateway = snapshot.companion(observed.run, GATEWAY) if GATEWAY in companions_of(declared.spec) else None
-    wired = GATEWAY not in companions_of(declared.spec) or (gateway is not None and gateway.running)
-    if not wired and not any(d.key == "egress" for d in found):  # it reaches nothing
+    wired = GATEWAY not in companions_of(declared.spec) or (gateway is not None and gateway.serving)
+    if not wired and not any(d.key == "egress" for d in found):  # it reaches nothing, or more
         after = BY_KEY["egress"].plain(declared.spec.egress)
-        found.append(drift("egress", "nothing", after, Effect.RELOAD, "its gateway does not run"))
+        misplaced = gateway is not None and gateway.running
+        why = "its gateway is not on its two networks alone" if misplaced else "its gateway does not run"
+        found.append(drift("egress", "unknown" if misplaced else "nothing", after, Effect.RELOAD, why))
     if isinstance(observed.state, Running) and observed.state.paused:
         found.append(drift("paused", True, False, Effect.RESUME, "paused on the engine"))
     if observed.name != declared.name:

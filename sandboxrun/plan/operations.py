@@ -76,8 +76,8 @@ class CreateGateway(_Step):
 
 
 class StartGateway(_Step):
-    """Start a gateway and wait until it serves by the rules it was given. `container` is one that has stopped; None
-    for one that the plan makes. `run` as above."""
+    """Start a gateway and wait until it serves by the rules it was given. `container` is one that has stopped, or is
+    not on its networks, to which it is brought back; None for one that the plan makes. `run` as above."""
 
     sandbox: DeclaredSandbox
     container: str | None = None

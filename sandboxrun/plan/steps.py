@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Change, Reason
@@ -272,19 +272,21 @@ def update(draft: Draft, sandbox: DeclaredSandbox, decision: Decision) -> None:
 
 
 def _reload(draft: Draft, sandbox: DeclaredSandbox, observed: ObservedSandbox, cause: str) -> None:
-    """Other rules for the gateway that runs; one that does not is started again, one that is gone is made again, and
-    so is one that never ran: the apply that made it was killed before it was whole."""
+    """Other rules for the gateway that runs; one that does not, or not where it belongs, is started again, one that is
+    gone is made again, and so is one that never ran: the apply that made it was killed before it was whole."""
     gateway, address, run = draft.snapshot.companion(observed.run, GATEWAY), sandbox.address, observed.run
+    sandbox = structs.replace(sandbox, name=observed.base)  # the name that its network and its rules have
     if gateway is None:
         open_gateway(draft, sandbox, (), cause, run=run)
     elif not gateway.started:
         open_gateway(draft, sandbox, (remove_leftover(draft, gateway.id),), cause, run=run)
-    elif gateway.running:
+    elif gateway.serving:
         id = f"reload {address} {GATEWAY}"
         draft.add(op.ReloadGateway(id, address, cause, sandbox=sandbox, container=gateway.id, run=run))
     else:
-        id = f"start {address} {GATEWAY}"
-        draft.add(op.StartGateway(id, address, cause, sandbox=sandbox, container=gateway.id, run=run))
+        outside = draft.networks.get(draft.profile.names.network(EGRESS))
+        id, needs = f"start {address} {GATEWAY}", (outside,) if outside else ()
+        draft.add(op.StartGateway(id, address, cause, needs, sandbox=sandbox, container=gateway.id, run=run))
 
 
 def _reconnect(draft: Draft, sandbox: DeclaredSandbox, observed: ObservedSandbox, cause: str) -> None:

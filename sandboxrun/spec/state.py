@@ -390,6 +390,12 @@ class Companion(Data):
     run: str
     running: bool
     started: bool = True  # ever; one that was not may lack its place on a network
+    placed: bool = True  # whether a gateway is on the two networks that it stands between, and on no other
+
+    @property
+    def serving(self) -> bool:
+        """Whether a gateway can do its work."""
+        return self.running and self.placed
 
 
 class ObservedVolume(Data):

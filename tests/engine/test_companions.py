@@ -160,6 +160,48 @@ def test_a_gateway_that_died_cuts_the_sandbox_off_and_the_next_apply_brings_it_b
     assert "403" in world.run(sandbox, *ask)[1]
 
 
+def test_a_gateway_that_somebody_moved_or_paused_is_brought_back(
+    world: World, engine_client: docker.DockerClient
+) -> None:
+    profile = world.profile({"a": OPEN})
+    world.apply(profile)
+    sandbox, served = world.ids(profile)["a"], gateway(world, engine_client)
+    ask = ("sh", "-c", asking(world, sandbox, "169.254.169.254"))
+    inside, outside = (engine_client.networks.get(f"{world.project}{name}") for name in ("-a.net", "_egress"))
+
+    def move() -> None:
+        inside.disconnect(served.id, force=True)
+        engine_client.networks.get("bridge").connect(served.id)
+
+    def remove() -> None:
+        outside.disconnect(served.id, force=True)
+        outside.remove()
+
+    for meddle in (move, served.pause, remove):
+        meddle()
+        assert change(world.plan(profile), "a").reason is Reason.DRIFTED
+        world.apply(profile)
+        assert world.plan(profile).empty and world.ids(profile)["a"] == sandbox
+        served.reload()
+        assert set(served.attrs["NetworkSettings"]["Networks"]) == {f"{world.project}-a.net", f"{world.project}_egress"}
+        assert "403" in world.run(sandbox, *ask)[1]
+    assert [record["event"] for record in said(served)].count("stopped") == 3  # each time its records were whole
+
+
+def test_a_gateway_is_made_anew_where_its_sandbox_took_the_place_of_another(
+    world: World, engine_client: docker.DockerClient
+) -> None:
+    world.apply(world.profile({"a": OPEN}))
+    profile = world.profile({"a": {**OPEN, "environment": {"A": "b"}}})
+    world.apply(profile)
+    sandbox = world.ids(profile)["a"]
+    (made,) = engine_client.containers.list(filters={"name": f"^/{world.project}-a.next-.*gateway"})
+    made.remove(force=True)
+    world.apply(profile)
+    assert world.plan(profile).empty and world.ids(profile)["a"] == sandbox
+    assert "403" in world.run(sandbox, "sh", "-c", asking(world, sandbox, "169.254.169.254"))[1]
+
+
 def test_a_gateway_that_an_apply_left_half_made_is_made_anew(world: World, engine_client: docker.DockerClient) -> None:
     profile = world.profile({"a": OPEN})
     world.apply(profile)

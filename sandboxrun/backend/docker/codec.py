@@ -19,7 +19,7 @@ from sandboxrun.gateway import DIRECTORY, FILE, USER
 from sandboxrun.gateway import RUN as GATEWAY_RUN
 from sandboxrun.gateway.subnets import Network
 from sandboxrun.spec import forms, labels, seccomp
-from sandboxrun.spec.names import EGRESS, RULES, Names, part_volume
+from sandboxrun.spec.names import EGRESS, GATEWAY, RULES, Names, part_volume
 from sandboxrun.spec.option import OwnAddresses, private_network, value_of, values_of
 from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, config_digest
@@ -295,9 +295,11 @@ def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
     )
 
 
-def observe_companion(listed: Mapping[str, Any]) -> Companion:
+def observe_companion(listed: Mapping[str, Any], names: Names) -> Companion:
     """A container of the engine's list."""
     own = labels.read(listed.get("Labels"))
+    outside, on = names.network(EGRESS), set((listed.get("NetworkSettings") or {}).get("Networks") or {})
+    inside = [name for name in on - {outside} if name.endswith(private_network(""))]
     return Companion(
         id=str(listed["Id"]),
         name=str((listed.get("Names") or ["?"])[0]).removeprefix("/"),
@@ -305,6 +307,7 @@ def observe_companion(listed: Mapping[str, Any]) -> Companion:
         run=str(own.get(labels.RUN) or ""),
         running=listed.get("State") == "running",
         started=listed.get("State") != "created",
+        placed=own.get(labels.ROLE) != GATEWAY or (outside in on and len(inside) == 1 and len(on) == 2),
     )
 
 

@@ -7,6 +7,7 @@ the sandbox does not start. No decisions.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from time import monotonic, sleep
 from typing import Any, BinaryIO
@@ -22,7 +23,7 @@ from sandboxrun.backend.docker.codec import (
 )
 from sandboxrun.backend.docker.making import files_tar
 from sandboxrun.backend.docker.observe import begin_rules, is_own_network
-from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict
+from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.backend.session import Session
 from sandboxrun.errors import ApplyError, SandboxrunError, printable
 from sandboxrun.evidence.parts import lines, record_of
@@ -30,13 +31,14 @@ from sandboxrun.gateway import DIRECTORY, FILE
 from sandboxrun.gateway.rules import digest_of_rules, rules_document
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.plan import operations as op
-from sandboxrun.spec.names import COMPANIONS, GATEWAY, companion
+from sandboxrun.spec.names import COMPANIONS, EGRESS, GATEWAY, companion
 from sandboxrun.spec.option import OwnAddresses, private_network
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
 from sandboxrun.threads import Aside, together
 
 PATIENCE = 30.0  # seconds until a gateway must serve
+_STOPPING = 10  # seconds until one that does not stop is killed
 MOST_TRIES = 50  # subnets that others took meanwhile
 _IN_MAKING = 5.0  # seconds that an engine may take for a network whose maker is gone
 _OVERLAPS = ("overlap", "already used", "conflicts with network", "being used by", "subnet")
@@ -143,6 +145,7 @@ def start_gateway(step: op.StartGateway, session: Session) -> str:
     container = step.container or session.gateways[step.address]
     run = step.run or session.run_of(step.address)
     if step.container:
+        _bring_back(step.sandbox, step.container, session)
         wanted = _give_rules(step.sandbox, container, run, session)
     else:
         wanted = digest_of_rules(_rules(step.sandbox, run, session))
@@ -150,6 +153,25 @@ def start_gateway(step: op.StartGateway, session: Session) -> str:
         session.engine.start_container(container)
         _await(output, "ready", wanted, step.address)
     return container[:12]
+
+
+def _bring_back(sandbox: DeclaredSandbox, container: str, session: Session) -> None:
+    """Stop one that runs, its records whole, and put it onto its own two networks and no other: somebody paused it, or
+    took it off or onto one."""
+    engine, inside = session.engine, private_network(sandbox.name)
+    seen = engine.inspect_container(container)
+    if seen["State"].get("Paused"):
+        engine.unpause_container(container)
+    if seen["State"].get("Running"):
+        engine.stop_container(container, timeout=_STOPPING)
+    place = {"IPAMConfig": {"IPv4Address": _addresses_of(inside, session).gateway}}
+    wanted = {session.profile.names.network(EGRESS): None, inside: place}
+    on = set(seen["NetworkSettings"].get("Networks") or {})
+    for network in sorted(on - set(wanted)):
+        with suppress(NotFound):
+            engine.disconnect_network(network, container, force=True)
+    for network in sorted(set(wanted) - on):
+        engine.connect_network(network, container, wanted[network])
 
 
 def reload_gateway(step: op.ReloadGateway, session: Session) -> str:

@@ -96,7 +96,7 @@ def take_snapshot(
     helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     sandboxes = _observed(inspected, profile, store, images, declared)
-    companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes})
+    companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes}, profile)
     sandboxes = _with_endings(engine, sandboxes, heard)
     orphaned, owned, lapsed = _by_owner(engine, sandboxes)
     networks = own_networks(engine, profile.project)
@@ -236,7 +236,7 @@ def snapshot_of_these(
     listed: tuple[Mapping[str, Any], ...] = ()
     if any(companions_of(o.applied or o.spec) for o in sandboxes):
         listed = own_containers(engine, profile.project, more={labels.ROLE: None})
-    beside, _ = _companions(listed, {o.run for o in sandboxes})
+    beside, _ = _companions(listed, {o.run for o in sandboxes}, profile)
     return structs.replace(snapshot, images=known, companions=beside)
 
 
@@ -249,7 +249,7 @@ def _with_their_own(engine: Engine, profile: Profile, snapshot: Snapshot) -> Sna
     networks, volumes = (of(engine, profile.project, more=more) for of in (own_networks, own_volumes))
     return structs.replace(
         snapshot,
-        companions=_companions(listed, runs)[0],
+        companions=_companions(listed, runs, profile)[0],
         networks=tuple(n for n in networks if n.run in runs),
         volumes=tuple(v for v in volumes if v.run in runs),
     )
@@ -317,10 +317,10 @@ def _with_endings(
 
 
 def _companions(
-    listed: Iterable[Mapping[str, Any]], runs: Collection[str]
+    listed: Iterable[Mapping[str, Any]], runs: Collection[str], profile: Profile
 ) -> tuple[tuple[Companion, ...], tuple[str, ...]]:
     """The companions of sandboxes that are there; and the ids of what carried files, or is left of one that is gone."""
-    found = tuple(map(observe_companion, listed))
+    found = tuple(observe_companion(container, profile.names) for container in listed)
     mine = tuple(c for c in found if c.role in COMPANIONS and c.run in runs)
     return mine, tuple(c.id for c in found if c not in mine)
 

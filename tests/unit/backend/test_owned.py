@@ -122,7 +122,7 @@ def test_no_label_is_a_crash(own: Mapping[str, str], state: Any, more: Any) -> N
     decode_owner(seen.owner or "")
     for found in (own, more):
         is_own_container(listed(found, state), "p", ())
-        observe_companion(listed(found))
+        observe_companion(listed(found), NAMES)
         answer = {"Id": "n", "Name": "n", "Labels": found}
         assert isinstance(is_own_network(answer, "p"), bool) and isinstance(is_own_volume(answer, "p"), bool)
         observe_network(answer)

@@ -11,9 +11,11 @@ from sandboxrun.errors import PlanError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Change, Plan
 from sandboxrun.plan.planner import make_collect_plan, make_destroy_plan, make_plan
+from sandboxrun.spec import labels
 from sandboxrun.spec.option_types import CLOSED, PUBLIC, Egress
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec
 from sandboxrun.spec.state import Companion, ObservedNetwork, ObservedSandbox, Snapshot
+from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import HELPER, declared, ended, network, observed, profile, snapshot
 
 API = Egress(allow=("api.example.com:443",))
@@ -107,6 +109,32 @@ def test_a_gateway_that_died_is_drift_and_is_started_again() -> None:
     assert difference.drift and difference.reason == "its gateway does not run"
     assert ids(plan) == ["start a gateway"]
     assert step(plan, op.StartGateway).container == companion().id
+
+
+def test_a_gateway_that_somebody_took_off_its_networks_is_drift_and_is_brought_back() -> None:
+    sandbox = declared("a", egress=API)
+    lost = structs.replace(companion(), placed=False)
+    plan = make_plan(profile(sandbox), running(sandbox, lost))
+    (difference,) = of(plan, "a").differences
+    assert difference.drift and difference.reason == "its gateway is not on its two networks alone"
+    assert ids(plan) == ["start a gateway"]
+    assert step(plan, op.StartGateway).container == lost.id
+
+
+def test_a_gateway_comes_back_after_the_network_that_leads_outside() -> None:
+    sandbox, lost = declared("a", egress=API), structs.replace(companion(), placed=False)
+    seen = structs.replace(running(sandbox, lost), networks=(private(),))
+    assert "create network.egress" in step(make_plan(profile(sandbox), seen), op.StartGateway).needs
+
+
+def test_a_gateway_made_anew_has_the_names_that_its_sandbox_was_made_under() -> None:
+    """A sandbox that took another one's place: its network and its rules keep their names."""
+    sandbox = declared("a", egress=API)
+    taken = observed(sandbox)
+    base = f"{taken.name}.next-0123456789ab"
+    taken = structs.replace(taken, labels=freeze({**taken.labels, labels.BASE: base}))
+    seen = snapshot(taken, networks=(OUTSIDE, private(base)), helper=HELPER)
+    assert step(make_plan(profile(sandbox), seen), op.CreateGateway).sandbox.name == base
 
 
 def test_a_gateway_that_is_gone_is_made_anew() -> None:
