@@ -195,7 +195,9 @@ def test_a_gateway_is_made_anew_where_its_sandbox_took_the_place_of_another(
     profile = world.profile({"a": {**OPEN, "environment": {"A": "b"}}})
     world.apply(profile)
     sandbox = world.ids(profile)["a"]
-    (made,) = engine_client.containers.list(filters={"name": f"^/{world.project}-a.next-.*gateway"})
+    (made,) = engine_client.containers.list(
+        filters={"name": f"^/{world.project}-a.next-.*gateway"}, ignore_removed=True
+    )
     made.remove(force=True)
     world.apply(profile)
     assert world.plan(profile).empty and world.ids(profile)["a"] == sandbox
