@@ -27,7 +27,7 @@ from sandboxrun.backend.docker.fields import HOLD, RELEASE
 from sandboxrun.backend.docker.lock import LABEL, claim_of
 from sandboxrun.backend.docker.observe import own_sandboxes, take_snapshot
 from sandboxrun.backend.errors import EngineError, NotFound
-from sandboxrun.backend.session import Made, Session, Watched
+from sandboxrun.backend.session import GONE, Made, Session, Watched
 from sandboxrun.data import Closing, Data
 from sandboxrun.errors import PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
@@ -41,7 +41,7 @@ from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
-from sandboxrun.spec.state import PAST_TTL, Created, Ended, ObservedSandbox, Offers, Running, Snapshot, parse_time
+from sandboxrun.spec.state import PAST_TTL, Created, ObservedSandbox, Offers, Running, Snapshot, parse_time
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["ExecResult", "ExecTimeout", "Sandbox", "SandboxService"]
 
 
-_GONE = Ended(exit_code=0, oom=False, started=None, finished=None)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _FOREIGN = op.RemoveNetwork | op.DisconnectNetwork | op.RemoveVolume | op.StopSandbox | op.RemoveSandbox
@@ -517,13 +516,13 @@ class SandboxService(Closing):
                 self.stop(sandbox)
             held.job.close()
             held.observed = self._now(held)
-            gone = (held.observed,) if held.observed.state is _GONE else ()
+            gone = (held.observed,) if held.observed.state is GONE else ()
             held.job.collect((held.declared.sandbox,), own=True, whole=False, gone=gone, keep=keep)
             evidence, before = held.job.captured.get(held.observed.run), held.evidence
             held.evidence = evidence
             if evidence is not None and evidence.entry is not None and before is None:
                 self._tell(SandboxCaptured(**_of(held), folder=evidence.folder))
-            if keep and held.observed.state is not _GONE and (name := held.job.kept(held.id)):
+            if keep and held.observed.state is not GONE and (name := held.job.kept(held.id)):
                 held.kept = name
                 self._tell(SandboxKept(**_of(held), container=name))
             else:
@@ -536,7 +535,7 @@ class SandboxService(Closing):
         try:
             return self.engine.observe_one(held.declared.profile, held.id)
         except NotFound:
-            return structs.replace(held.observed, state=_GONE)
+            return structs.replace(held.observed, state=GONE)
 
     def _gone(self, held: HeldSandbox, evidence: Captured | None) -> None:
         held.removed, held.evidence = True, evidence

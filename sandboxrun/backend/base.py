@@ -227,10 +227,11 @@ class Backend(Protocol):
         *,
         compare: bool = False,
         known: Mapping[str, Document] | None = None,
+        gone: Iterable[ObservedSandbox] = (),
     ) -> Snapshot:
         """The sandboxes `ids` that are there and all that is theirs alone, to be collected; with `compare` no more than
         what runs beside them, and less what their images set, to be compared with what is declared. Of those `known`
-        it is as that answer has it."""
+        it is as that answer has it; those `gone` are as they are given, and what they left is there."""
 
     def observe_ended(self, profile: Profile, store: Any, ended: Mapping[str, History | None]) -> Snapshot:
         """Of the project's sandboxes, those with these ids, and all that is theirs alone, to be reaped; how they ended

@@ -234,10 +234,11 @@ class Fake:
         *,
         compare: bool = False,
         known: Mapping[str, Document] | None = None,
+        gone: Iterable[ObservedSandbox] = (),
     ) -> Snapshot:
         with self.reached("inspecting containers"):
             found, wanted = self._snapshot(profile), frozenset(ids)
-        mine = tuple(o for o in found.sandboxes if o.id in wanted)
+        mine = (*(o for o in found.sandboxes if o.id in wanted), *gone)
         runs = {o.run for o in mine}
         return structs.replace(
             found,

@@ -144,6 +144,8 @@ def guarded(listener: Listener) -> Listener:
 
 # -- The session
 
+GONE = Ended(exit_code=None, oom=False, started=None, finished=None)  # one that somebody removed: it ended somehow
+
 
 class Made(Data, uncompared=("at",)):
     """A container that this apply made, and when (time.monotonic)."""
@@ -272,6 +274,25 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
             run=self.run_of(sandbox.address),
             spec=sandbox.spec,
             extra=extra,
+        )
+
+    def as_gone(self, sandbox: DeclaredSandbox) -> ObservedSandbox:
+        """One that it made and somebody removed since, as it was made."""
+        made, own = self.made[sandbox.address], self.labels(sandbox)
+        return ObservedSandbox(
+            id=made.id,
+            name=sandbox.name,
+            address=sandbox.address,
+            run=made.run,
+            state=GONE,
+            spec=sandbox.spec,
+            applied=sandbox.spec,
+            image_id="",
+            deadline=None,
+            one_off=labels.ONE_OFF in own,
+            owner=own[labels.OWNER],
+            labels=own,
+            document={},
         )
 
     def now(self) -> datetime:
@@ -443,6 +464,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
         run=observed.run,
         project=session.profile.project,
         sandbox=observed.address,
+        name=observed.base,
         digests=Digests(
             # not the label: an update in place leaves it as it was, and what ran to its end is the updated spec
             spec=observed.applied.digest if observed.applied is not None else own.get(labels.SPEC_DIGEST, ""),

@@ -42,11 +42,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _LISTED = 1_000  # refused members that the index names
+_REMOVED = "its container was removed before its evidence was saved"
 _GRACE = 5.0  # seconds a part gets beyond the deadline to bring what it has to its end
 
 
 class CaptureRequest(Data, unshown=("secrets", "document")):
-    """What the caller knows of a run. `secrets` are the values to mask in everything that is text.
+    """What the caller knows of a run. `secrets` are the values to mask in everything that is text; `name` is the
+    container's, where that is gone.
 
     `workspace` is the target of a workspace copy, `own` what of it the profile depends on, `gateway` the container that
     has the records of its requests, `wired` whether there must be one, `keeper` the one that holds a workspace that
@@ -62,6 +64,7 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
     run: str
     project: str
     sandbox: str
+    name: str = ""
     digests: Digests = Digests()
     profile: str = ""
     secrets: tuple[str | bytes, ...] = ()
@@ -115,7 +118,7 @@ class _Capture:
         if done := recorded(self._store, self._request.run):
             return done
         answer = self._inspect()
-        name = _made_as(answer) if answer is not None else ""
+        name = _made_as(answer) if answer is not None else self._request.name
         with self._store.recording(self._request.run, name or self._id[:12]) as found:
             captured = None if isinstance(found, ChainEntry) else self._into(found, answer)
         if captured is None:
@@ -133,8 +136,8 @@ class _Capture:
             return self._engine.document(self._id, known=self._request.document)
         try:
             return _aside("inspect", lambda: self._engine.document(self._id)).result(self._until)
-        except NotFound as error:
-            self._missing.append(MissingPart(part="inspect", reason=reason_of(error)))
+        except NotFound:
+            self._missing.append(MissingPart(part="inspect", reason=_REMOVED))
             return None
 
     def _into(self, folder: RunFolder, answer: Document | None) -> Captured:
@@ -213,7 +216,7 @@ class _Capture:
         }
         wanted = [name for name, given in asked.items() if given]
         if answer is None:
-            self._missing += [MissingPart(part=name, reason="the container could not be inspected") for name in wanted]
+            self._missing += [MissingPart(part=name, reason=_REMOVED) for name in wanted]
             return
         calls: Mapping[str, Callable[[], Part]] = {
             "logs": lambda: parts.engine_logs(source, answer, request.written),
@@ -277,7 +280,7 @@ class _Capture:
             watched=request.watched,
             history=self._history,
         )
-        about = answer or Document(id=self._id, name="", image="", state=Created(), labels={}, raw={})
+        about = answer or Document(id=self._id, name=request.name, image="", state=Created(), labels={}, raw={})
         started, finished = about.started, about.finished if about.started is not None else None
         began, ended = parse_time(started), parse_time(finished)
         ran = round(max(0.0, (ended - began).total_seconds()), 6) if began is not None and ended is not None else None

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import field, structs
 
-from sandboxrun.backend.base import Backend, Events
+from sandboxrun.backend.base import Backend, Events, Past
 from sandboxrun.backend.completed import ending_of, taken_by_others
+from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.session import Made, Session, StillRunning, Watched, ask_ahead, guarded
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, ExitCode, SandboxrunError
@@ -211,7 +212,7 @@ class Job:
         own: bool,
         whole: bool,
         making: Making | None = None,
-        gone: tuple[ObservedSandbox, ...] = (),
+        gone: tuple[ObservedSandbox, ...] | None = None,
         keep: bool = True,
     ) -> None:
         """Save the evidence of what is there of this job, and remove it, or keep it where its lifetime says so (never
@@ -219,8 +220,8 @@ class Job:
         nothing else is looked at.
 
         Of one that is the job's `own` nobody else takes the evidence, so that the project's lock is needed for what is
-        shared only, and it goes whatever its state. `gone` are those that somebody else removed, as they were: what is
-        known of them is kept. Raises ApplyError.
+        shared only, and it goes whatever its state. Of one that somebody removed by hand, what was seen of it is saved,
+        and what it left is removed: of those `gone`, as they were, or of all that this job started. Raises ApplyError.
         """
         if not self.made:
             return
@@ -234,7 +235,8 @@ class Job:
                 else:
                     known = {w.container: w.left for w in self.watches.values() if w.left is not None}
                     snapshot = self._engine.observe_these(profile, self._store, ids, known=known)
-            snapshot = structs.replace(snapshot, sandboxes=(*snapshot.sandboxes, *gone))
+            if own and (gone := self._gone(snapshot) if gone is None else gone):
+                snapshot = _joined(snapshot, self._engine.observe_these(profile, self._store, (), gone=gone))
             mine = [o for o in snapshot.sandboxes if o.run in runs and (own or isinstance(o.state, Ended))]
             watched = {watch.run: watch.result for watch in self.watches.values() if own or watch.ended}
             engine, store, events = self._engine, self._store, self._events
@@ -250,6 +252,22 @@ class Job:
         outcome.applied.check()
         self._collected |= outcome.session.captured
         self._kept |= {step.container: step.name for step in plan.operations if isinstance(step, KeepSandbox)}
+
+    def _gone(self, snapshot: Snapshot) -> tuple[ObservedSandbox, ...]:
+        """Of those that this job started, what somebody else removed before their evidence was saved."""
+        there = {o.id for o in snapshot.sandboxes}
+        begun = {watch.address: watch.container for watch in self.watches.values() if watch.begun}
+        lost = {address for address, container in begun.items() if container not in there}
+        session = self.session
+        if session is None or not lost:
+            return ()
+        made = [session.as_gone(s) for s in self._profile.sandboxes if s.address in lost]
+        past: Mapping[str, Past] = {}
+        if self._events is not None:
+            with contextlib.suppress(EngineError):  # then the engine is asked what it remembers
+                past = self._events.past()
+        told = {id: one.history for id, one in past.items()}
+        return tuple(structs.replace(o, history=told.get(o.id)) for o in made if o.run not in self.captured)
 
     def making(self, *, locks: bool, making: Making | None = None) -> AbstractContextManager[Callable[[], None]]:
         """The project's lock, where it is needed; `making` replaces it if the caller holds it."""
@@ -271,6 +289,19 @@ class Job:
                 note = note or str(watch.error)
         kept = self.kept(self.made[address].id)
         return RunResult(address=address, evidence=captured, note=note, named=named, seen=seen, kept=kept)
+
+
+def _joined(snapshot: Snapshot, gone: Snapshot) -> Snapshot:
+    """The snapshot, with sandboxes that are gone and what they left."""
+    networks = {network.id: network for network in (*snapshot.networks, *gone.networks)}
+    volumes = {volume.name: volume for volume in (*snapshot.volumes, *gone.volumes)}
+    return structs.replace(
+        snapshot,
+        sandboxes=(*snapshot.sandboxes, *gone.sandboxes),
+        companions=(*snapshot.companions, *gone.companions),
+        networks=tuple(networks.values()),
+        volumes=tuple(volumes.values()),
+    )
 
 
 # -- `apply --wait` and `wait`: sandboxes that were applied, watched until they have ended, and collected

@@ -190,6 +190,27 @@ def test_who_is_stopped_by_hand_has_not_done_its_task(quiet: Agents) -> None:
     assert quiet.planned() == ["killed", "paused", "stopped", "traps"]
 
 
+def test_what_a_run_saw_of_a_sandbox_that_somebody_removed_is_kept(agents: Agents) -> None:
+    """With the volume of its workspace taken away, and without its agent's changes, which nobody has seen."""
+    (agents.cli.cwd / "work").mkdir()
+    copied = {"source": "work", "access": "copy", "target": "/workspace"}
+    agents.write(
+        a={"command": ["sh", "-c", "echo seen; sleep 600"], "workspace": copied},
+        b={"command": ["sh", "-c", AWAY], "depends_on": ["a"]},
+    )
+    process = agents.cli.start("run", "b")
+    assert process.stdout is not None
+    assert {process.stdout.readline().split()[-1] for _ in range(2)} == {"seen", "ready"}
+    agents.client.api.remove_container(agents.id("a"), force=True)
+    agents.client.api.kill(agents.id("b"), signal="USR1")
+    ran = agents.cli.finish(process)
+    assert ran.code == 0 and agents.endings() == {"a": ("killed", 137), "b": ("exited", 0)}, ran.err
+    (folder,) = (agents.cli.cwd / ".sandboxrun/evidence").glob("*-a-run-*")
+    assert (folder / "stdout.log").read_text() == "seen\n"
+    missing = {m["part"]: m["reason"] for m in json.loads((folder / "index.json").read_text())["missing"]}
+    assert "removed before its evidence was saved" in missing["workspace"]
+
+
 def test_a_signal_that_means_something_else_and_codes_of_its_own(quiet: Agents) -> None:
     quiet.start(
         told="trap 'echo reloaded' USR1; echo ready; sleep 2 & wait; wait; exit 0",

@@ -15,8 +15,10 @@ import pytest
 from sandboxrun.backend.fake import Fake, Killed, World
 from sandboxrun.backend.fake_process import text_of
 from sandboxrun.backend.owner import decode, this_process
+from sandboxrun.backend.session import Event, StepDone
 from sandboxrun.errors import ApplyError, ProfileError
 from sandboxrun.evidence.index import Index
+from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import Waited, apply_and_wait, wait_for
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
 from sandboxrun.lifecycle.run import RunOptions, run
@@ -137,6 +139,37 @@ def test_a_run_knows_who_ended_its_sandbox_though_the_engine_forgets(tmp_path: P
     options = RunOptions(started=lambda container: world.boxes[container].send(15))
     (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes, options=options)
     assert (result.ending and result.ending.how, result.exit_code) == (How.KILLED, 143)
+
+
+@pytest.mark.parametrize("remembers", [None, 1])
+def test_a_run_keeps_what_it_saw_of_a_sandbox_that_somebody_removed(tmp_path: Path, remembers: int | None) -> None:
+    world = new_world()
+    world.remembers = remembers or world.remembers
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "a.txt").write_text("a")
+    copied = {"source": str(work), "access": "copy", "target": "/workspace"}
+    sandbox = {"command": ["sh", "-c", "echo hello; sleep 1000"], "workspace": copied}
+    other = {"command": ["true"]}
+    job = Job.of(Fake(world), read(tmp_path, {"agent": sandbox, "other": other}), tmp_path / "evidence")
+
+    def removed(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step.id == "start agent":
+            (container,) = (box.id for box in world.boxes.values() if box.labels[labels.SANDBOX] == "agent")
+            until(lambda: bool(world.boxes[container].output))
+            Fake(world)._remove(container)
+
+    settings = ApplySettings(listener=removed)
+    result, _ = run(job.backend, job.profile, job.store, job.profile.sandboxes, settings=settings)
+    assert result.evidence is not None and result.evidence.index is not None and result.evidence.folder is not None
+    index = result.evidence.index
+    assert (index.ending.how, result.exit_code) == (How.KILLED, 137)
+    assert (result.evidence.folder / "stdout.log").read_bytes() == b"hello\n"
+    removed_first = "its container was removed before its evidence was saved"
+    assert {m.part for m in index.missing if m.reason == removed_first} == {"inspect", "changes", "workspace"}
+    assert index.container_name.startswith("tale-agent-run-") and index.labels == {}
+    assert not world.volumes and not world.boxes  # what it left is gone
+    assert sorted(entry.sandbox for entry in job.store.entries("tale")) == ["agent", "other"]
 
 
 @pytest.mark.parametrize("command", ["run", "apply"])

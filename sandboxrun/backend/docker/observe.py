@@ -214,14 +214,15 @@ def snapshot_of_these(
     *,
     compare: bool = False,
     known: Mapping[str, Document] | None = None,
+    gone: Iterable[ObservedSandbox] = (),
 ) -> Snapshot:
     """The containers `ids` and all that is theirs alone, to be collected; with `compare` no more than what runs beside
-    them and what their images set, to be compared with what is declared. Those `known` are not asked about again.
-    Raises EngineError."""
+    them and what their images set, to be compared with what is declared. Those `known` are not asked about again, nor
+    those `gone`. Raises EngineError."""
     images, known = _Images(engine), known or {}
     asked = engine.inspect_containers(id for id in ids if id not in known)
     inspected = (*(document.raw for document in known.values()), *asked)
-    sandboxes = _observed(inspected, profile, store, images if compare else None)
+    sandboxes = (*_observed(inspected, profile, store, images if compare else None), *gone)
     snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),
