@@ -20,7 +20,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import Exported, ExportLimits, Kind, TarError, TarReader, export
 from sandboxrun.evidence.folder import Folder, RunFolder
 from sandboxrun.spec.spec import SandboxSpec
-from sandboxrun.spec.state import Created, ObservedSandbox, Running
+from sandboxrun.spec.state import ObservedSandbox, state_word
 
 if TYPE_CHECKING:
     import tarfile
@@ -335,15 +335,9 @@ class Sandbox:
         if self._held.removed:
             return "removed"
         try:
-            state = self._service.engine.state(self.id)
+            return state_word(self._service.engine.state(self.id)).replace("ended", "exited")
         except NotFound:
             return "removed"
-        match state:
-            case Created():
-                return "created"
-            case Running(paused=paused):
-                return "paused" if paused else "running"
-        return "exited"
 
     def start(self, on_output: Callable[[int, bytes], None] | None = None) -> None:
         """See `SandboxService.start`."""

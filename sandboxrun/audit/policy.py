@@ -19,7 +19,7 @@ from sandboxrun.audit.rules.meta import CEILING, EGRESS_POLICY, IMAGE_POLICY, MO
 from sandboxrun.audit.subject import NONE, Subject
 from sandboxrun.data import Data
 from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, did_you_mean, is_null, plain_of
-from sandboxrun.spec.forms import below, covers
+from sandboxrun.spec.forms import below, covers, image_parts
 from sandboxrun.spec.types import (
     Cpus,
     Duration,
@@ -295,10 +295,7 @@ def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool) ->
 
 def _image_fits(image: str, pattern: str) -> bool:
     """With or without the digest and tag; `*` goes over slashes. A registry counts where it is written."""
-    name, _, _ = image.partition("@")
-    spelled = {image, name}
-    tagless = {one.rpartition(":")[0] for one in spelled if ":" in one.rpartition("/")[2] and "@" not in one}
-    return any(fnmatch.fnmatchcase(one, pattern) for one in (*spelled, *tagless))
+    return any(fnmatch.fnmatchcase(one, pattern) for one in (image, image.partition("@")[0], image_parts(image)[0]))
 
 
 def _egress(subject: Subject, allowed: tuple[str, ...] | None) -> Breaches:

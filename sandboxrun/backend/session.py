@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,6 +44,7 @@ from sandboxrun.spec.state import (
     State,
     StoppedBy,
     own_labels,
+    rfc3339,
 )
 from sandboxrun.threads import Aside
 
@@ -211,7 +212,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     providing: threading.Lock = field(default_factory=threading.Lock)  # guards init_volume while it is looked for
     init_volume: str | None = None  # that has the init of sandboxes with a timeout, once it is known
     volumes_made: set[str] = field(default_factory=set)
-    _images: dict[str, ImageConfig] = field(default_factory=dict)
+    images: dict[str, ImageConfig] = field(default_factory=dict)
     _began: float = field(default_factory=monotonic)
     _runs: dict[str, str] = field(default_factory=dict)
 
@@ -228,7 +229,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
 
     def image(self, reference: str) -> ImageConfig:
         """What `reference` means on the engine now. Raises ApplyError when it is not there."""
-        found = self._images.get(reference)
+        found = self.images.get(reference)
         if found is None:
             found = self.engine.image_config(reference)
             if found is None:
@@ -236,12 +237,8 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
                     f"the image {reference} is not on the engine",
                     help="pull it first, or set pull_policy: missing",
                 )
-            self._images[reference] = found
+            self.images[reference] = found
         return found
-
-    def know_image(self, reference: str, config: ImageConfig) -> None:
-        """Take `config` for what `reference` means, instead of asking."""
-        self._images[reference] = config
 
     @property
     def home(self) -> dict[str, str]:
@@ -267,7 +264,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
             extra[labels.CLOCK] = mark
         ttl = sandbox.spec.lifetime.ttl
         if ttl is not None:
-            extra[labels.DEADLINE] = rfc3339(self.now().timestamp() + ttl / 1e9)
+            extra[labels.DEADLINE] = rfc3339(self.now() + timedelta(microseconds=ttl / 1000))
         return own_labels(
             project=self.profile.project,
             address=sandbox.address,
@@ -298,20 +295,6 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     def now(self) -> datetime:
         """The engine's time: what the snapshot said, and what has passed since."""
         return datetime.fromtimestamp(self.snapshot.taken.timestamp() + monotonic() - self._began, UTC)
-
-    def part_labels(self, address: str, name: str, part: str) -> dict[str, Any]:
-        """The labels of a volume that is a sandbox's own."""
-        return {
-            labels.PROJECT: self.profile.project,
-            labels.SANDBOX: address,
-            labels.VOLUME: f"{name}.{part}",
-            labels.RUN: self.run_of(address),
-        }
-
-
-def rfc3339(seconds: float) -> str:
-    """Seconds since the epoch as the text that labels hold."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 # -- Waits for what another sandbox must have reached: `depends_on`. No decisions

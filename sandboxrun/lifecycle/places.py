@@ -45,11 +45,7 @@ class FileContents(Data, unshown=("files", "masked")):
 def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iterable[DeclaredSandbox]) -> FileContents:
     """All that `needed` sandboxes use, and whatever else can be read (for masking). Raises ApplyError."""
     problems = Problems()
-    required: dict[tuple[str, str], tuple[DeclaredSandbox, FileRef]] = {}
-    for sandbox in needed:
-        for part, refs in ((SECRETS, sandbox.spec.secrets), (CONFIGS, sandbox.spec.configs)):
-            for ref in refs:
-                required.setdefault((part, ref.source), (sandbox, ref))
+    required = _first_uses(needed)
     files: dict[tuple[str, str], bytes] = {}
     declared = [((SECRETS, k), v) for k, v in profile.secrets.items()]
     declared += [((CONFIGS, k), v) for k, v in profile.configs.items()]
@@ -63,6 +59,16 @@ def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iter
     problems.check(ApplyError)
     texts = (files[at].decode("utf-8", "surrogateescape").strip() for at in files if at[0] == SECRETS)
     return FileContents(files=files, masked=frozenset(text for text in texts if text))
+
+
+def _first_uses(sandboxes: Iterable[DeclaredSandbox]) -> dict[tuple[str, str], tuple[DeclaredSandbox, FileRef]]:
+    """By part and key, the first sandbox that uses each secret and config, and how."""
+    found: dict[tuple[str, str], tuple[DeclaredSandbox, FileRef]] = {}
+    for sandbox in sandboxes:
+        for part, refs in ((SECRETS, sandbox.spec.secrets), (CONFIGS, sandbox.spec.configs)):
+            for ref in refs:
+                found.setdefault((part, ref.source), (sandbox, ref))
+    return found
 
 
 # -- What sandboxes take from this machine, looked at before anything is made: host paths, devices, secrets …
@@ -210,21 +216,13 @@ def content_faults(
 ) -> Iterator[Diagnostic]:
     """What is wrong with the secrets and configs of the sandboxes: a warning for a variable that is not set, which may
     be set where the plan is applied."""
-    seen: set[tuple[str, str]] = set()
-    for sandbox in sandboxes:
-        for kind, specs, refs in (
-            ("secret", profile.secrets, sandbox.spec.secrets),
-            ("config", profile.configs, sandbox.spec.configs),
-        ):
-            for ref in refs:
-                spec = specs.get(ref.source)
-                if spec is None or (kind, ref.source) in seen:
-                    continue
-                seen.add((kind, ref.source))
-                found = content_of(f"the {kind} {ref.source}", spec, profile.directory, environment)
-                if isinstance(found, Diagnostic):
-                    fault = placed(found, sandbox, f"{kind}s", ref)
-                    yield structs.replace(fault, severity="warning" if spec.environment is not None else "error")
+    for (part, key), (sandbox, ref) in _first_uses(sandboxes).items():
+        spec = (profile.secrets if part == SECRETS else profile.configs).get(key)
+        if spec is not None:
+            found = content_of(f"the {part.removesuffix('s')} {key}", spec, profile.directory, environment)
+            if isinstance(found, Diagnostic):
+                fault = placed(found, sandbox, part, ref)
+                yield structs.replace(fault, severity="warning" if spec.environment is not None else "error")
 
 
 # -- What is said of workspaces before a plan is carried out: what does not go along, and what will not work inside

@@ -316,11 +316,6 @@ def networks_of(spec: SandboxSpec) -> tuple[str, ...]:
     return (*spec.networks, *outside) if spec.network_mode != "none" else ()
 
 
-def own_companions(run: str, snapshot: Snapshot) -> tuple[str, ...]:
-    """The ids of the companions of the sandbox of that run."""
-    return tuple(companion.id for companion in snapshot.companions if companion.run == run)
-
-
 def own_network(name: str, snapshot: Snapshot) -> str | None:
     """The id of the network that only the container `name` and its gateway are on."""
     wanted = private_network(name)

@@ -37,7 +37,7 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.names import check_names, matches
 from sandboxrun.spec.project import DeclaredSandbox, Profile, config_digest
-from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, parse_time
+from sandboxrun.spec.state import Created, Ended, ObservedSandbox, Running, Snapshot, parse_time, state_word
 from sandboxrun.spec.types import freeze
 
 
@@ -410,10 +410,4 @@ def next_deadline(snapshot: Snapshot) -> datetime | None:
 
 def state_of(observed: ObservedSandbox) -> str:
     """The state in a word: created, running, paused, ended, kept."""
-    if observed.kept:
-        return "kept"
-    match observed.state:
-        case Running(paused=True):
-            return "paused"
-        case state:
-            return type(state).__name__.lower()
+    return "kept" if observed.kept else state_word(observed.state)

@@ -394,7 +394,8 @@ def teardown(draft: Draft, decision: Decision, after: Ids = ()) -> None:
         )  # fmt: skip
         last = (draft.add(capture),)
     last = (*last, *draft.leftovers)  # an upload container holds the volumes that go with the container
-    companions, network = op.own_companions(run, snapshot), op.own_network(observed.base, snapshot)
+    companions = tuple(companion.id for companion in snapshot.companions if companion.run == run)
+    network = op.own_network(observed.base, snapshot)
     goes: op.Operation
     if change.action is Action.KEEP:
         name = kept_name(observed.name, run)

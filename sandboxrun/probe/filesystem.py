@@ -4,7 +4,6 @@ and the workspace's .git. Pure.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 
 from sandboxrun.probe.program import git_path, noexec_paths, tmpfs_sizes
@@ -15,6 +14,7 @@ from sandboxrun.probe.verdicts import (
     Seen,
     every,
     fails,
+    mounted_at,
     none_worked,
     number,
     numbered,
@@ -32,12 +32,8 @@ MAPPED = "; mapped to run"
 
 
 def mounts(seen: Seen) -> dict[str, Mapping[str, str]]:
-    """The mounts by path: of several on one path the last counts, which lies on top. Blanks and the like stand as \\040
-    in mountinfo."""
-    return {
-        re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), mount.get("path", "")): mount
-        for mount in numbered(seen, "mount")
-    }
+    """The mounts by path: of several on one path the last counts, which lies on top."""
+    return {mounted_at(mount.get("path", "")): mount for mount in numbered(seen, "mount")}
 
 
 def _listed(seen: Seen) -> bool:

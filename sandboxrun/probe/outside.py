@@ -15,7 +15,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import few, shown
 from sandboxrun.plan.changes import Difference
 from sandboxrun.probe.privilege import allowed, names
-from sandboxrun.probe.verdicts import GVISOR, NOTHING, Finding, Verdict
+from sandboxrun.probe.verdicts import GVISOR, NOTHING, Finding, Verdict, mounted_at
 from sandboxrun.spec import forms
 from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.privilege import DEFAULT_CAPABILITIES
@@ -126,8 +126,8 @@ def read_mounts(text: str) -> tuple[MountLine, ...]:
         if dash and len(fields) >= 6 and len(kind) >= 2:
             found.append(
                 MountLine(
-                    target=_unescaped(fields[4]),
-                    root=_unescaped(fields[3]),
+                    target=mounted_at(fields[4]),
+                    root=mounted_at(fields[3]),
                     options=frozenset(fields[5].split(",")),
                     peers=tuple(fields[6:]),
                     type=kind[0],
@@ -135,12 +135,6 @@ def read_mounts(text: str) -> tuple[MountLine, ...]:
                 )
             )
     return tuple(found)
-
-
-def _unescaped(text: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, character)
-    return text
 
 
 def read_cgroups(text: str) -> Mapping[str, str]:

@@ -128,6 +128,11 @@ def value(seen: Seen, probe: str, key: str) -> str:
     return seen.get(probe, NOTHING).get(key, "")
 
 
+def mounted_at(text: str) -> str:
+    """A path as mountinfo writes it: blanks and the like stand as \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
 def number(text: str) -> int | None:
     """A decimal number; None for anything else."""
     return int(text) if re.fullmatch(r"-?[0-9]{1,20}", text) else None

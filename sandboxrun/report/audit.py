@@ -293,12 +293,7 @@ Replacement = tuple[str, int, int, str]
 Fixes = Callable[[AuditFinding], Sequence[tuple[str, Replacement]]]
 
 
-def no_fixes(finding: AuditFinding) -> Sequence[tuple[str, Replacement]]:
-    """Where nothing is known of fixes."""
-    return ()
-
-
-def verdict_sarif(verdict: AuditVerdict, root: str, version: str, fixes: Fixes = no_fixes) -> dict[str, Any]:
+def verdict_sarif(verdict: AuditVerdict, root: str, version: str, fixes: Fixes = lambda finding: ()) -> dict[str, Any]:
     """The log. `root` is the repository's directory; `fixes` gives a finding's fixes, each with a sentence."""
     findings = sorted(verdict.open, key=lambda finding: (-finding.severity, finding.order))[:MOST_RESULTS]
     used = sorted({finding.rule for finding in findings})

@@ -30,6 +30,7 @@ from sandboxrun.report import progress as steps
 from sandboxrun.report.diagnostics import diagnostic_json
 from sandboxrun.report.plan import PROVIDER, resource_of
 from sandboxrun.report.progress import Resource, Tracker, finished, undone, unfinished
+from sandboxrun.spec.state import rfc3339
 
 UI_VERSION = "1.0"
 _ACTION = {Action.NONE: "noop"}
@@ -162,7 +163,7 @@ class JsonProgress:
             "@level": level,
             "@message": one_line(redact(message, self._sensitive)),
             "@module": "sandboxrun.ui",
-            "@timestamp": self._now().isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "@timestamp": rfc3339(self._now(), "microseconds"),
             **body,
             "type": type,
         }

@@ -23,16 +23,20 @@ IMAGE = rf"(?:{_REGISTRY})?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0
 _ID = re.compile(r"sha256:[0-9a-f]+|[0-9a-f]{12,64}")
 
 
+def image_parts(reference: str) -> tuple[str, str, str]:
+    """An image's name, tag and digest, "" for what its reference lacks. A colon before the last slash is a port's."""
+    named, _, digest = reference.partition("@")
+    tag = named.rpartition(":")[2] if ":" in named.rpartition("/")[2] else ""
+    return named.removesuffix(f":{tag}"), tag, digest
+
+
 def image(text: str) -> str:
     """`x` is `x:latest`, a digest makes a tag meaningless, and `library/` is where names without a path are."""
     if _ID.fullmatch(text) or not re.fullmatch(IMAGE, text):
         return text  # an image's id has no tag; what is no reference is reported as it is written
-    name, at, digest = text.partition("@")
-    head, slash, last = name.rpartition("/")
-    if head == "library":
-        head = slash = ""
-    last, _, tag = last.partition(":")
-    return f"{head}{slash}{last}@{digest}" if at else f"{head}{slash}{last}:{tag or 'latest'}"
+    name, tag, digest = image_parts(text)
+    name = name.removeprefix("library/") if name.count("/") == 1 else name
+    return f"{name}@{digest}" if digest else f"{name}:{tag or 'latest'}"
 
 
 _SAME = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "i686": "386"}

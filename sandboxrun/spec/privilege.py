@@ -18,7 +18,7 @@ from typing import Any
 from sandboxrun.data import Data, json_as
 from sandboxrun.errors import few
 from sandboxrun.spec import forms, seccomp
-from sandboxrun.spec.forms import covers
+from sandboxrun.spec.forms import covers, image_parts
 from sandboxrun.spec.option_types import NAMES, OPEN, OPEN_PORTS, Egress, options_of
 from sandboxrun.spec.project import FileSpec, NetworkSpec, VolumeSpec
 from sandboxrun.spec.records import FileRef, Lifetime, Mount
@@ -668,13 +668,8 @@ def _image(old: Side, new: Side) -> Iterator[Step]:
         yield wider("image", f"its image {after} may change after the review: it has no digest any more")
     elif pinned == [False, True]:
         yield narrower("image", f"its image {_short(after)} can no longer change: it has a digest")
-    if pinned[0] == pinned[1] or _repository(before) != _repository(after):
+    if pinned[0] == pinned[1] or image_parts(before)[0] != image_parts(after)[0]:
         yield maybe("image", f"runs another image, {_short(after)}, was {_short(before)}")
-
-
-def _repository(image: str) -> str:
-    name = image.partition("@")[0]
-    return name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
 
 
 def _short(image: str) -> str:

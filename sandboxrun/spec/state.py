@@ -529,15 +529,20 @@ def parse_time(text: str | None) -> datetime | None:
     """The engine's RFC 3339 time (nanoseconds, zero meaning never) in UTC."""
     if not text or text.startswith("0001-"):
         return None
-    head, _, rest = text.partition(".")
-    if rest:
-        digits = "".join(c for c in rest.split("Z")[0].split("+")[0].split("-")[0] if c.isdigit())
-        zone = rest[len(digits) :]
-        text = f"{head}.{digits[:6]:0<6}{zone}"
     try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
+        return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def rfc3339(when: datetime, timespec: str = "seconds") -> str:
+    """A time in UTC as its text."""
+    return when.isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def state_word(state: State) -> str:
+    """A state in a word: created, running, paused, ended."""
+    return "paused" if isinstance(state, Running) and state.paused else type(state).__name__.lower()
 
 
 # -- how a run ended
@@ -682,9 +687,7 @@ def decide(
         case Ended(started=None):
             return Ending(how=How.NOT_STARTED, exit_code=state.exit_code or None, detail=state.error or None)
     code, oom = state.exit_code, state.oom or history.oom
-    if state.held:
-        return Ending(how=How.TIMEOUT, exit_code=code, oom_killed=oom, detail=_KILLED_BEFORE if oom else None)
-    if state.marked and watched and stopped_by is StoppedBy.TIMEOUT:  # by a clock that nobody sets
+    if state.held or (state.marked and watched and stopped_by is StoppedBy.TIMEOUT):  # by a clock that nobody sets
         return Ending(how=How.TIMEOUT, exit_code=code, oom_killed=oom, detail=_KILLED_BEFORE if oom else None)
     if state.untimed and not watched:
         return Ending(how=How.UNKNOWN, exit_code=code, oom_killed=oom, detail=_UNTIMED)

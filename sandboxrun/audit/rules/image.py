@@ -14,12 +14,7 @@ from sandboxrun.audit.finding import DATA, DIRECT, HOST, INDIRECT, REACH, STEP, 
 from sandboxrun.audit.rules.meta import never
 from sandboxrun.audit.subject import Subject, host_path
 from sandboxrun.data import Data
-
-
-def _tag(image: str) -> str:
-    """The tag of a reference; "" where it has none."""
-    name = image.partition("@")[0]
-    return name.rpartition(":")[2] if ":" in name.rpartition("/")[2] else ""
+from sandboxrun.spec.forms import image_parts
 
 
 def _is_pinned(image: str) -> bool:
@@ -42,7 +37,7 @@ def no_digest(s: Subject) -> Iterator[Hit]:
     """A tag and no digest; an image whose name or tag a variable without a default decides."""
     if s.image and _is_open(s.image) and not _is_pinned(s.image):
         yield Hit("image", f"{s.image} can be any image: whoever gives the variable decides")
-    if s.image and not _is_pinned(s.image) and not _is_open(s.image) and _tag(s.image) not in ("", "latest"):
+    if s.image and not _is_pinned(s.image) and not _is_open(s.image) and image_parts(s.image)[1] not in ("", "latest"):
         yield Hit("image", f"{s.image} can change: it has no digest")
 
 
@@ -55,7 +50,7 @@ def no_digest(s: Subject) -> Iterator[Hit]:
 )
 def no_version(s: Subject) -> Iterator[Hit]:
     """latest, or no tag."""
-    if s.image and not _is_pinned(s.image) and not _is_open(s.image) and _tag(s.image) in ("", "latest"):
+    if s.image and not _is_pinned(s.image) and not _is_open(s.image) and image_parts(s.image)[1] in ("", "latest"):
         yield Hit("image", f"{s.image} has no version")
 
 

@@ -230,7 +230,7 @@ def pull_image(step: op.PullImage, session: Session) -> str:
             f"{step.reference} was {step.digest} when planned and the registry gave another",
             help="the tag now refers to another image: plan again",
         )
-    session.know_image(step.reference, config)
+    session.images[step.reference] = config
     return next((digest.partition("@")[2] for digest in config.digests), config.id)
 
 
@@ -245,7 +245,12 @@ def create_volume(step: op.CreateVolume, session: Session) -> None:
 def create_part(step: op.CreatePart, session: Session) -> None:
     """Make a volume that is a sandbox's own. The engine answers with an older one of that name if there is one."""
     name, options = part_volume(step.sandbox.name, step.part), part_options(step, session)
-    wanted = session.part_labels(step.address, step.sandbox.name, step.part)
+    wanted = {
+        labels.PROJECT: session.profile.project,
+        labels.SANDBOX: step.address,
+        labels.VOLUME: f"{step.sandbox.name}.{step.part}",
+        labels.RUN: session.run_of(step.address),
+    }
     payload = {"Name": name, "Driver": "local", "Labels": wanted, "DriverOpts": options}
     made = session.engine.create_volume(payload)
     if labels.read(made.get("Labels")).get(labels.RUN) != wanted[labels.RUN]:
