@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -763,8 +764,10 @@ def open_transport(endpoint: Endpoint, *, parallelism: int) -> Transport:
 
 
 def import_ahead() -> None:
-    """Import docker-py beside what comes before the first change, for commands that will change the engine."""
-    begin(partial(_part, "docker_py"), name="import", failed=lambda error: None)  # raised again where it is used
+    """Import docker-py beside a wait for the engine. Beside work of this program it takes longer than after it: either
+    keeps the interpreter from the other."""
+    if f"{__package__}.docker_py" not in sys.modules:
+        begin(partial(_part, "docker_py"), name="import", failed=lambda error: None)  # raised again where it is used
 
 
 def connect(host: str | None = None, *, parallelism: int = 4, env: Mapping[str, str] | None = None) -> Engine:

@@ -21,7 +21,7 @@ from msgspec import structs
 from sandboxrun.backend.base import Events, Project
 from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.docker.calls import engine_id_of
-from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.client import Engine, import_ahead
 from sandboxrun.backend.docker.codec import observe, observe_companion, observe_network, observe_volume, with_clock
 from sandboxrun.backend.docker.fields import FIELDS, KEPT
 from sandboxrun.backend.docker.lease import joined, living
@@ -185,6 +185,7 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
 
     Raises EngineError.
     """
+    import_ahead()  # what will make the sandbox
     images, info = _Images(engine), _asked(engine)
     snapshot = Snapshot(
         project=profile.project,

@@ -39,7 +39,6 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
     PLANFILE, from plan --out, is carried out exactly as shown, or refused if anything has changed since. With --wait
     the exit code is the agents' own.
     """
-    from sandboxrun.backend.docker.client import import_ahead
     from sandboxrun.backend.owner import process_began
     from sandboxrun.plan.planner import Options
 
@@ -53,7 +52,6 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
     if planfile is not None and planfile.suffix in (".yaml", ".yml"):
         raise UsageError(f"{planfile} is a profile, not a saved plan", help=f"write --file {planfile}")
     chosen = opt.choices(given)
-    import_ahead()
     if planfile is None:
         saved, profile = None, opt.load_profile(given)
     elif given.files or chosen != Options():
@@ -152,10 +150,7 @@ def wait(given: opt.Given, timeout: float | None) -> int:
 )
 def destroy(given: opt.Given, name: str | None) -> int:
     """Save all evidence of the project, then remove its sandboxes. Asks first, unless -y."""
-    from sandboxrun.backend.docker.client import import_ahead
-
     opt.check_json_asks_nobody(given)
-    import_ahead()
     declared = opt.load_profile(given) if name is None else None
     opt.check_project(name)
     from sandboxrun.lifecycle import apply as converge

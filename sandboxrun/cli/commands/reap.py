@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from sandboxrun.backend.docker.client import import_ahead
 from sandboxrun.backend.session import silent
 from sandboxrun.cli import options as opt
 from sandboxrun.cli.changing import CleanStop, Telling
@@ -87,7 +86,6 @@ def reap(
     These are sandboxes that have ended, that are past their ttl or timeout, or whose `run` is gone. Those of a process
     that still runs are left to it. Asks nothing. Exits with 1 if something could not be reaped.
     """
-    import_ahead()
     if (endpoint is not None or metrics_file is not None) and not watch:
         raise UsageError("--metrics and --metrics-file need --watch")
     if watch and dry_run:

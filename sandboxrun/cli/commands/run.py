@@ -55,12 +55,10 @@ def run(
     NAME is a sandbox, or all of a for_each; without NAME, all run. COMMAND replaces the profile's. Without a
     profile, COMMAND runs in the default base, on a copy of the current directory.
     """
-    from sandboxrun.backend.docker.client import import_ahead
     from sandboxrun.cli.changing import Telling, run_of
     from sandboxrun.cli.lines import terminal_pump
     from sandboxrun.report.evidence import ended_by_itself, evidence_plain, runs_text
 
-    import_ahead()
     profile = opt.enforced(one_off_profile(given, base, command, own), given)
     chosen = run_choice(profile, given.names, command, interactive)
     from sandboxrun.lifecycle.run import RunFailed, Runner, RunOptions, code_of
