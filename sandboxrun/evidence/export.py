@@ -116,9 +116,11 @@ class TarReader:
             size = 0
         self._size, self._left = size, _padded(size)
         prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
-        name = _text(header[:100])
+        short = _text(header[:100])
+        # Not by the short name: Go leaves out of it what is not ASCII, and of a file "w/ü" only "w/" is left.
+        name = extended.get("path", f"{prefix}/{short}" if prefix else short)
         return Member(
-            name=extended.get("path", f"{prefix}/{name}" if prefix else name),
+            name=name,
             kind=Kind.DIRECTORY if kind is Kind.FILE and name.endswith("/") else kind,
             mode=_number(header[100:108]) & 0o7777,
             size=size,

@@ -242,12 +242,13 @@ def source(tmp_path: Path) -> Path:
     (base / ".git/config").write_bytes(b"[core]\n")
     (base / "fix me.txt").write_bytes(b"one\ntwo\nthree\n")
     (base / "old").write_bytes(b"gone\n")
+    (base / "日本").write_bytes(b"one\n")  # an engine's archive has the name in a record of its own
     (base / "blob").write_bytes(bytes(range(256)))
     return base
 
 
 AGENT = """
-cd /workspace && sed -i s/two/2/ "fix me.txt" && rm old && printf '\\000new' > blob && mkdir made
+cd /workspace && sed -i s/two/2/ "fix me.txt" && echo two >> 日本 && rm old && printf '\\000new' > blob && mkdir made
 echo hunter22 > made/f
 chmod +x "fix me.txt" && ln -s made/f inside && ln -s /etc/passwd outside && echo evil >> .git/config
 """
@@ -288,7 +289,7 @@ def test_a_workspace_comes_back_as_a_patch(
     assert [missing.part for missing in index.missing] == ["usage"]
     assert {refused.path for refused in index.refused} == {"outside"}
     assert [kept.path for kept in index.kept if kept.sensitive] == ["workspace.patch"]
-    assert index.patched_paths == 5
+    assert index.patched_paths == 6
     changed = json.loads(content(store, captured, "workspace-git.json"))
     assert [change["path"] for change in changed] == [".git/config"]
     (source / ".git/config").unlink()
@@ -297,6 +298,7 @@ def test_a_workspace_comes_back_as_a_patch(
     subprocess.run(["git", "apply", "-"], cwd=source, input=patch, check=True, env={"GIT_CEILING_DIRECTORIES": "/"})
     assert (source / "fix me.txt").read_bytes() == b"one\n2\nthree\n" and (source / "fix me.txt").stat().st_mode & 0o100
     assert not (source / "old").exists() and (source / "blob").read_bytes() == b"\0new"
+    assert (source / "日本").read_bytes() == b"one\ntwo\n"
     assert (source / "inside").read_bytes() == b"hunter22\n"
 
 

@@ -95,6 +95,25 @@ def test_each_kind_of_hostile_member_is_refused_and_the_rest_kept(
     assert done.refused_total == 1 and done.missing == ()
 
 
+@pytest.mark.parametrize("name", ["r/ü", "r/日本/日本", "r/ü.txt", "r/日本"])
+def test_a_file_whose_name_has_no_ascii_is_a_file(name: str) -> None:
+    path = f"path={name}\n".encode()
+    length = next(n for n in range(1, 99) if len(f"{n} ".encode() + path) == n)
+    record = f"{length} ".encode() + path
+    before = tarfile.TarInfo("PaxHeaders.0")
+    before.type, before.size = tarfile.XHDTYPE, len(record)
+    short = tarfile.TarInfo("x")
+    short.size = 1
+    header = bytearray(short.tobuf(tarfile.USTAR_FORMAT))
+    ascii = "".join(c for c in name if c.isascii()).encode()  # all that Go, and so an engine, puts into the header
+    header[:100] = ascii.ljust(100, b"\0")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data = before.tobuf(tarfile.USTAR_FORMAT) + record.ljust(BLOCK, b"\0") + bytes(header) + b"1".ljust(BLOCK, b"\0")
+    reader = TarReader([data, bytes(2 * BLOCK)])
+    assert [(m.name, m.kind, b"".join(reader.content())) for m in reader] == [(name, Kind.FILE, b"1")]
+
+
 def test_a_pax_sparse_file_is_refused(folder: RunFolder) -> None:
     info = tarfile.TarInfo("r/sparse")
     info.size, info.pax_headers = 4, {"GNU.sparse.major": "1", "GNU.sparse.name": "r/other"}
