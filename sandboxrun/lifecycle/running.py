@@ -18,28 +18,7 @@ from sandboxrun.backend.base import Accounts, GatewayView, HostView
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.plan.changes import compare
-from sandboxrun.probe.outside import (
-    CHECKS,
-    MASKED,
-    MASKED_SYS,
-    NAMESPACES,
-    PROCESS_CHECKS,
-    READ_ONLY,
-    Looked,
-    MountLine,
-    Outside,
-    Process,
-    findings,
-    first_number,
-    listed,
-    options,
-    read_cgroups,
-    read_interfaces,
-    read_limits,
-    read_mounts,
-    read_status,
-    verdict_of,
-)
+from sandboxrun.probe import outside
 from sandboxrun.probe.program import CONFIG
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.spec.names import matches
@@ -66,7 +45,7 @@ def gateway_findings(
 
     def add(what: tuple[str, str, str], seen: str, holds: bool | None, note: str = "", field: str = "") -> None:
         control, title, expected = what
-        shown, verdict = fields.get(field or control, ""), verdict_of(holds)
+        shown, verdict = fields.get(field or control, ""), outside.verdict_of(holds)
         about = {"sandbox": name, "control": control, "title": title, "field": shown, "expected": expected}
         found.append(Finding(**about, seen=seen, verdict=verdict, note=note))
 
@@ -81,20 +60,20 @@ def gateway_findings(
     if view.between is None:
         add(sealed, "not there", False, field="gateway network gone")
     else:
-        add(sealed, listed(view.between) or sealed[2], not view.between)
+        add(sealed, outside.listed(view.between) or sealed[2], not view.between)
     if view.status != "running":
         return tuple(found)
     rules = ("gateway rules", "its gateway serves by the declared rules", "the declared rules")
     if view.said:
         differs = _differing_rules(view, spec, observed)
-        add(rules, listed(differs) or f"the declared rules ({view.said[:19]})", not differs)
+        add(rules, outside.listed(differs) or f"the declared rules ({view.said[:19]})", not differs)
     else:
         add(rules, "unknown", None, "its log no longer shows which rules it uses")
     made = ("gateway options", "its gateway is as it was made", "as made")
     if view.lost is None:
         add(made, "unknown", None, "its network is not there")
     else:
-        add(made, listed(view.lost) or "as made", not view.lost)
+        add(made, outside.listed(view.lost) or "as made", not view.lost)
     return (*found, *_gateway_processes(engine, name, view))
 
 
@@ -122,8 +101,8 @@ def _gateway_processes(engine: Backend, name: str, view: GatewayView) -> Iterato
         return
     uid, gid = map(int, USER.split(":"))
     spec = SandboxSpec(image=view.image, user=USER, security_opt=freeze({"no-new-privileges": "true"}))
-    looked = Looked(spec=spec, outside=look(view.host, {}), accounts=Accounts(uid=uid, gid=gid))
-    for found in findings(name, looked, PROCESS_CHECKS, engine.terms.checks):
+    looked = outside.Looked(spec=spec, outside=look(view.host, {}), accounts=Accounts(uid=uid, gid=gid))
+    for found in outside.findings(name, looked, outside.PROCESS_CHECKS, engine.terms.checks):
         filtered = found.control == "seccomp"
         title = "its gateway's system calls are filtered" if filtered else f"its gateway {found.title}"
         yield structs.replace(found, control=f"gateway {found.control}", title=title)
@@ -141,12 +120,12 @@ _EVERYTHING = ("processes", "namespaces", "maps", "limits", "mounts", "network",
 _GONE = (FileNotFoundError, ProcessLookupError)
 
 
-def unreadable(reason: str) -> Outside:
+def unreadable(reason: str) -> outside.Outside:
     """Nothing could be read, all for one reason."""
-    return Outside(unread=freeze(dict.fromkeys(_EVERYTHING, reason)))
+    return outside.Outside(unread=freeze(dict.fromkeys(_EVERYTHING, reason)))
 
 
-def look(view: HostView, others: Mapping[str, str]) -> Outside:
+def look(view: HostView, others: Mapping[str, str]) -> outside.Outside:
     """What this host shows of the container. `others` are namespaces of other sandboxes, by whom they belong to.
 
     Does not raise: what can't be read, or is not certainly the container's, is in `unread`.
@@ -156,14 +135,14 @@ def look(view: HostView, others: Mapping[str, str]) -> Outside:
     if view.pid <= 0:
         return unreadable("the engine reports no process for it")
     try:
-        cgroups = read_cgroups(_read(PROC / str(view.pid) / "cgroup"))
+        cgroups = outside.read_cgroups(_read(PROC / str(view.pid) / "cgroup"))
     except OSError as error:
         return unreadable(_why(error))
     if not _is_in(view.id, cgroups):
         return unreadable(f"process {view.pid}, reported by the engine, is in none of the container's cgroups here")
     until = monotonic() + PATIENCE
     with contextlib.suppress(OSError):  # until the runtime made way for the command: it gives up its rights last of all
-        while read_status(_read(PROC / str(view.pid) / "status")).get("Name", "").startswith(_RUNTIMES):
+        while outside.read_status(_read(PROC / str(view.pid) / "status")).get("Name", "").startswith(_RUNTIMES):
             if monotonic() > until:
                 break  # then that is what runs there
             sleep(0.02)
@@ -171,12 +150,12 @@ def look(view: HostView, others: Mapping[str, str]) -> Outside:
     for pid in (os.getpid(), 1, view.engine):  # the host's: this process's, the first process's and the engine's own
         with contextlib.suppress(OSError):  # this process's own are always there; the others are mostly the same
             host |= dict.fromkeys(namespaces_of(pid).values(), "the host")
-    return _Reading(view.id, view.pid, cgroups, others).outside(host)
+    return _Reading(view.id, view.pid, cgroups, others).read(host)
 
 
 def namespaces_of(pid: int) -> Mapping[str, str]:
     """Where a process's namespace links lead, by kind. Raises OSError."""
-    return freeze({kind: os.readlink(PROC / str(pid) / "ns" / kind) for kind in NAMESPACES})
+    return freeze({kind: os.readlink(PROC / str(pid) / "ns" / kind) for kind in outside.NAMESPACES})
 
 
 def _is_in(container: str, cgroups: Mapping[str, str]) -> bool:
@@ -205,19 +184,19 @@ class _Reading:
     def __init__(self, container: str, pid: int, cgroups: Mapping[str, str], others: Mapping[str, str]) -> None:
         self._container, self._pid, self._cgroups, self._others = container, pid, cgroups, others
         self._unread: dict[str, str] = {}
-        self._hierarchies: tuple[MountLine, ...] = ()
+        self._hierarchies: tuple[outside.MountLine, ...] = ()
         with contextlib.suppress(OSError):
-            mounts = read_mounts(_read(PROC / "self" / "mountinfo"))
+            mounts = outside.read_mounts(_read(PROC / "self" / "mountinfo"))
             self._hierarchies = tuple(mount for mount in mounts if mount.type in ("cgroup", "cgroup2"))
 
-    def outside(self, host: Mapping[str, str]) -> Outside:
+    def read(self, host: Mapping[str, str]) -> outside.Outside:
         """All of it; the first process must still be the container's in the end, else nothing of it counts."""
         version = 1 if "memory" in self._cgroups else 2
-        made = Outside(
+        made = outside.Outside(
             processes=tuple(self._part("processes", self._processes, ())),
             host=freeze({**self._others, **host}),
-            limits=self._part("limits", lambda: read_limits(self._file("limits")), freeze({})),
-            mounts=self._part("mounts", lambda: read_mounts(self._file("mountinfo")), ()),
+            limits=self._part("limits", lambda: outside.read_limits(self._file("limits")), freeze({})),
+            mounts=self._part("mounts", lambda: outside.read_mounts(self._file("mountinfo")), ()),
             cgroup_version=version,
             cgroup=freeze(
                 {
@@ -225,14 +204,16 @@ class _Reading:
                     for name, (controller, *files) in (_V1 if version == 1 else _V2).items()
                 }
             ),
-            interfaces=self._part("network", lambda: read_interfaces(self._file("net/dev")), ()),
-            oom_score_adj=self._part("oom_score_adj", lambda: first_number(self._file("oom_score_adj")), None),
+            interfaces=self._part("network", lambda: outside.read_interfaces(self._file("net/dev")), ()),
+            oom_score_adj=self._part("oom_score_adj", lambda: outside.first_number(self._file("oom_score_adj")), None),
             uid_map=self._part("maps", lambda: self._file("uid_map"), ""),
             gid_map=self._part("maps", lambda: self._file("gid_map"), ""),
-            present=frozenset(path for path in (*MASKED, *MASKED_SYS, *READ_ONLY) if os.path.exists(path)),
+            present=frozenset(
+                path for path in (*outside.MASKED, *outside.MASKED_SYS, *outside.READ_ONLY) if os.path.exists(path)
+            ),
         )
         try:
-            if not _is_in(self._container, read_cgroups(self._file("cgroup"))):
+            if not _is_in(self._container, outside.read_cgroups(self._file("cgroup"))):
                 raise ProcessLookupError(self._pid)
         except OSError as error:
             return unreadable(_why(error))
@@ -250,7 +231,7 @@ class _Reading:
 
     # -- processes -------------------------------------------------------------------------------------------
 
-    def _processes(self) -> list[Process]:
+    def _processes(self) -> list[outside.Process]:
         """The first one first, then every other in its cgroup, those of an exec too."""
         first = self._process(self._pid)
         others = [pid for pid in self._pids() if pid != self._pid]
@@ -264,9 +245,9 @@ class _Reading:
                 continue
         return [process for process in found if process.status.get("State", "")[:1] not in ("Z", "X")]
 
-    def _process(self, pid: int) -> Process:
+    def _process(self, pid: int) -> outside.Process:
         """Read, and only then looked at whose it is: a number may be another process's by now."""
-        status = read_status(_read(PROC / str(pid) / "status"))
+        status = outside.read_status(_read(PROC / str(pid) / "status"))
         namespaces: Mapping[str, str] = freeze({})
         try:
             namespaces = namespaces_of(pid)
@@ -275,9 +256,9 @@ class _Reading:
                 raise
         except OSError as error:
             self._unread["namespaces"] = _why(error)
-        if not _is_in(self._container, read_cgroups(_read(PROC / str(pid) / "cgroup"))):
+        if not _is_in(self._container, outside.read_cgroups(_read(PROC / str(pid) / "cgroup"))):
             raise ProcessLookupError(pid)
-        return Process(pid=pid, status=status, namespaces=namespaces)
+        return outside.Process(pid=pid, status=status, namespaces=namespaces)
 
     def _pids(self) -> list[int]:
         """Every process of the container, by its cgroup and those below it."""
@@ -311,7 +292,7 @@ class _Reading:
         if not folders:
             raise OSError("its cgroup is not mounted here")
         texts = [" ".join(_read(folder / file).strip() for file in files) for folder in folders]
-        return next((text for text in texts if first_number(text) != -1), texts[0])
+        return next((text for text in texts if outside.first_number(text) != -1), texts[0])
 
 
 # What limits it: controller, then the files whose texts are joined.
@@ -405,7 +386,7 @@ def look_at(
     the namespaces of others, by whom they belong to."""
     name = observed.label
     differences = compare(spec, observed, image if image is not None and image.config is not None else None)
-    shown = options(
+    shown = outside.options(
         name,
         differences,
         applied=observed.applied is not None,
@@ -413,7 +394,7 @@ def look_at(
         sensitive=profile.sensitive,
     )
     view = engine.host_view(observed)
-    looked = Looked(
+    looked = outside.Looked(
         spec=spec,
         outside=look(view, others),
         accounts=engine.accounts(observed.id, spec),
@@ -422,7 +403,7 @@ def look_at(
     )
     return (
         *shown,
-        *findings(name, looked, CHECKS, engine.terms.checks),
+        *outside.findings(name, looked, outside.CHECKS, engine.terms.checks),
         *gateway_findings(engine, profile, name, spec, observed),
     )
 

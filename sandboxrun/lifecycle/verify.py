@@ -29,20 +29,8 @@ from sandboxrun.lifecycle.job import Making, RunResult
 from sandboxrun.lifecycle.places import file_contents
 from sandboxrun.lifecycle.run import Runner, RunOptions
 from sandboxrun.lifecycle.running import look_at, namespaces_of
+from sandboxrun.probe import program
 from sandboxrun.probe.controls import judge
-from sandboxrun.probe.program import (
-    CONFIG,
-    MOST_BYTES,
-    WEAK_NETWORK,
-    WEAK_NETWORK_SPEC,
-    architecture,
-    command,
-    parse,
-    program,
-    staged,
-    staged_weak,
-    with_outcome,
-)
 from sandboxrun.probe.verdicts import OUTCOME, Context, Finding, Phase, Seen, Verdict, value
 from sandboxrun.spec import labels
 from sandboxrun.spec.option import OwnAddresses
@@ -95,7 +83,7 @@ class Prober:
                 context = structs.replace(context, gateway=OwnAddresses.of(subnet).gateway)
             made = {}
             for phase in phases:  # the battery's has its own address, by which its gateway knows it
-                spec, battery = staged(context, phase), phase is Phase.BATTERY
+                spec, battery = program.staged(context, phase), phase is Phase.BATTERY
                 made[phase] = structs.replace(
                     sandbox,
                     address=sandbox.address if battery else f"{sandbox.address} {phase}",
@@ -116,7 +104,7 @@ class Prober:
         """The same of the weak sandbox."""
         made = {}
         for phase in phases:
-            spec = staged_weak(context, phase)
+            spec = program.staged_weak(context, phase)
             made[phase] = self._weak_one(phase, spec if phase is Phase.BATTERY else _bare(spec))
         return self._run(made, context)
 
@@ -124,9 +112,9 @@ class Prober:
     def neighbour(self, context: Context, networks: Iterable[str]) -> Iterator[tuple[str, ...]]:
         """A container on these networks of the profile's, alive during the block, to be reached or not; gives its
         addresses. Raises SandboxrunError when it can't be started."""
-        argv = (*command(Phase.STUBBORN, context, weak=True)[:1], Phase.STUBBORN.value, f"seconds={LONGEST}")
+        argv = (*program.command(Phase.STUBBORN, context, weak=True)[:1], Phase.STUBBORN.value, f"seconds={LONGEST}")
         spec = structs.replace(
-            staged_weak(context, Phase.STUBBORN),
+            program.staged_weak(context, Phase.STUBBORN),
             command=argv,
             networks=freeze(dict.fromkeys(sorted(networks), Attachment())),
             lifetime=Lifetime(timeout=LONGEST * SECOND),
@@ -181,7 +169,7 @@ class Prober:
         def keep(address: str, stream: int, data: bytes) -> None:
             kept = output.setdefault(address, bytearray())
             if stream == 1:
-                kept += data[: MOST_BYTES + 1 - len(kept)]
+                kept += data[: program.MOST_BYTES + 1 - len(kept)]
 
         runner, sandboxes = self._runner(context, made, output=keep)
         results = {result.address: result for result in self._running(runner, sandboxes)}
@@ -195,14 +183,14 @@ class Prober:
         captured, passed = result.evidence, dict[str, None]()
         index = captured.index if captured is not None else None
         if captured is None or index is None:
-            return parse(output)
+            return program.parse(output)
         if captured.entry is not None and index.egress is not None:  # what its gateway let pass by its own records
             with self._store.open(captured.entry, FILE) as file:
-                records = [record_of(line) for line in file.read(MOST_BYTES).split(b"\n")]
+                records = [record_of(line) for line in file.read(program.MOST_BYTES).split(b"\n")]
             allowed = (one for one in records if one.get("verdict") == "allowed")
             passed = dict.fromkeys(f"{one.get('host')}:{one.get('port')}" for one in allowed)
-        return with_outcome(
-            parse(output),
+        return program.with_outcome(
+            program.parse(output),
             how=index.ending.how.value,
             exit_code=index.ending.exit_code,
             oom_killed=index.ending.oom_killed,
@@ -220,8 +208,10 @@ class Prober:
         profile = structs.replace(
             self._profile,
             sandboxes=sandboxes,  # these alone, the program among the configs, and the weak ones' network
-            configs=freeze({**self._profile.configs, CONFIG: FileSpec(file=str(program(context.architecture)))}),
-            networks=freeze({**self._profile.networks, WEAK_NETWORK: WEAK_NETWORK_SPEC}),
+            configs=freeze(
+                {**self._profile.configs, program.CONFIG: FileSpec(file=str(program.program(context.architecture)))}
+            ),
+            networks=freeze({**self._profile.networks, program.WEAK_NETWORK: program.WEAK_NETWORK_SPEC}),
         )
         return Runner(self._engine, profile, self._store, settings, how), sandboxes
 
@@ -295,7 +285,7 @@ class Verification:
             machine = self._engine.machine()
             contexts = [self._context(sandbox, machine) for sandbox in sandboxes]
             try:
-                neighbours = beside.enter_context(prober.neighbour(contexts[0], (WEAK_NETWORK,)))
+                neighbours = beside.enter_context(prober.neighbour(contexts[0], (program.WEAK_NETWORK,)))
             except SandboxrunError as error:
                 if prober.stopped:
                     raise
@@ -315,7 +305,7 @@ class Verification:
 
     def _one(self, prober: Prober, sandbox: DeclaredSandbox, context: Context) -> tuple[Finding, ...]:
         # one weak sandbox for all that it would be the same for
-        key = "".join(staged_weak(context, phase).digest for phase in Phase)
+        key = "".join(program.staged_weak(context, phase).digest for phase in Phase)
         if key not in self._weak:
             self._weak[key] = _Weak(prober, context, self._tell, self._no_weak)
         weak, networks = self._weak[key], context.spec.networks
@@ -372,7 +362,7 @@ class Verification:
                 f"{sandbox.address}: the image {spec.image} is not on the engine",
                 help="pull it first, or set pull_policy: missing",
             )
-        return architecture(image.architecture)
+        return program.architecture(image.architecture)
 
 
 class _Weak:

@@ -12,15 +12,7 @@ from functools import partial
 from time import monotonic, sleep
 from typing import Any, BinaryIO
 
-from sandboxrun.backend.docker import facts
-from sandboxrun.backend.docker.codec import (
-    SEALED,
-    decode_network,
-    gateway_payload,
-    not_taken,
-    private_network_payload,
-    taken_by,
-)
+from sandboxrun.backend.docker import codec, facts
 from sandboxrun.backend.docker.making import files_tar
 from sandboxrun.backend.docker.observe import begin_rules, is_own_network
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
@@ -64,13 +56,13 @@ def create_private_network(step: op.CreatePrivateNetwork, session: Session) -> s
     """Make the sandbox's own network on a subnet that is free, and read back what seals it."""
     name = private_network(step.sandbox.name)
     with session.plotting:  # two steps must not choose the same subnet
-        taken = taken_by(session.engine.networks())
+        taken = codec.taken_by(session.engine.networks())
         network, subnet = _first_free(step.sandbox, taken, session)
     session.own_addresses[step.address] = OwnAddresses.of(subnet, in_hosts=_by_hosts_file(step.sandbox, session))
     session.private_networks[step.address] = network
     inspect = session.engine.network(network) or {}
-    live = decode_network(inspect)
-    lost = {option for option, wanted in SEALED.items() if live.driver_opts.get(option) != wanted}
+    live = codec.decode_network(inspect)
+    lost = {option for option, wanted in codec.SEALED.items() if live.driver_opts.get(option) != wanted}
     if lost or not live.internal or live.subnet != subnet or live.enable_ipv6:
         raise ApplyError(
             f"the engine did not make the network {name} as asked: {', '.join(sorted(lost)) or 'internal, subnet'}",
@@ -93,7 +85,7 @@ def _first_free(sandbox: DeclaredSandbox, taken: Iterable[Any], session: Session
     """The network's id and its subnet. A network of that name that an apply left when it was killed makes way."""
     run, project = session.run_of(sandbox.address), session.profile.project
     for tries, subnet in enumerate(candidates(sandbox.name, taken)):
-        payload = private_network_payload(sandbox, project, run, subnet)
+        payload = codec.private_network_payload(sandbox, project, run, subnet)
         try:
             return session.engine.create_network(payload), subnet
         except NameConflict:
@@ -123,7 +115,7 @@ def create_gateway(step: op.CreateGateway, session: Session) -> str:
     sandbox, network = step.sandbox, private_network(step.sandbox.name)
     own_addresses = session.own_addresses.get(step.address) or _addresses_of(network, session)
     run = step.run or session.run_of(step.address)
-    payload = gateway_payload(sandbox, session.profile.names, run, own_addresses, step.image)
+    payload = codec.gateway_payload(sandbox, session.profile.names, run, own_addresses, step.image)
     made = session.engine.create_container(companion(sandbox.name, GATEWAY), payload)
     session.companions.setdefault(step.address, []).append(made.id)
     session.gateways[step.address] = made.id
@@ -133,7 +125,7 @@ def create_gateway(step: op.CreateGateway, session: Session) -> str:
     with Aside(lambda: session.engine.connect_network(network, made.id, place), name="connect gateway") as connecting:
         _give_rules(sandbox, made.id, run, session)
     connecting.result()
-    lost = list(not_taken(payload, session.engine.inspect_container(made.id)))
+    lost = list(codec.not_taken(payload, session.engine.inspect_container(made.id)))
     if lost:
         help = "see `sandboxrun doctor`"
         raise ApplyError(f"the gateway of {step.address}: the engine did not apply {', '.join(lost)}", help=help)
@@ -189,7 +181,7 @@ _REPLACING = {"option": "--replace", "argument": "Options(replace=…)"}
 def _addresses_of(network: str, session: Session) -> OwnAddresses:
     """The addresses on a network that is there."""
     found = session.engine.network(network)
-    subnet = decode_network(found).subnet if found is not None else None
+    subnet = codec.decode_network(found).subnet if found is not None else None
     if subnet is None:
         raise ApplyError(f"the network {network} is gone", help="replace the sandbox", **_REPLACING)
     return OwnAddresses.of(subnet)

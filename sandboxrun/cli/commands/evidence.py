@@ -15,17 +15,7 @@ from sandboxrun.evidence import retention
 from sandboxrun.evidence.checking import check
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.store import key_path
-from sandboxrun.report.stored import (
-    StoredRun,
-    checked_plain,
-    checked_text,
-    pruned_plain,
-    pruned_text,
-    record_plain,
-    record_text,
-    selection_plain,
-    selection_text,
-)
+from sandboxrun.report import stored
 
 _UNCHECKED = 3  # exit code: nothing differs, but seals could not be checked
 
@@ -57,7 +47,7 @@ def verify_evidence(
     store = opt.store_in(directory)
     only = {store.find(name).run for name in runs} if runs else None
     checked = check(store, only=only, last_line=last_line, seals=not without_seals)
-    result(checked_plain(checked) if given.as_json else checked_text(checked))
+    result(stored.checked_plain(checked) if given.as_json else stored.checked_text(checked))
     if checked.problems:
         return 1
     if checked.unsealed and not without_seals:
@@ -84,7 +74,7 @@ def show(given: opt.Given, run: str, directory: Path | None) -> int:
             index = store.index(entry)
         except EvidenceError as error:
             fault = reason_of(error)
-    record = StoredRun(
+    record = stored.StoredRun(
         entry=entry,
         place=store.path / entry.folder,
         index=index,
@@ -93,7 +83,7 @@ def show(given: opt.Given, run: str, directory: Path | None) -> int:
         held=found.held,
         removed=found.removed,
     )
-    result(record_plain(record) if given.as_json else record_text(record))
+    result(stored.record_plain(record) if given.as_json else stored.record_text(record))
     return 1 if record.fault is not None or record.sealed is False else 0
 
 
@@ -173,7 +163,7 @@ def prune(
     kept = retention.Retention(older_than=older_than, max_bytes=max_size, keep=keep or 1)
     selection = retention.select(store, kept, datetime.now(UTC))
     if dry_run or not given.as_json:
-        result(selection_plain(selection) if given.as_json else selection_text(selection))
+        result(stored.selection_plain(selection) if given.as_json else stored.selection_text(selection))
     if dry_run or selection.empty:
         return 1 if selection.over else 0
     if not given.yes:
@@ -188,7 +178,7 @@ def prune(
     only = {removal.entry.run for removal in selection.removals}
     pruned = retention.prune(store, kept, only=only)
     if given.as_json:
-        result(pruned_plain(pruned))
+        result(stored.pruned_plain(pruned))
     else:
-        note(pruned_text(pruned), quiet=given.quiet)
+        note(stored.pruned_text(pruned), quiet=given.quiet)
     return 1 if pruned.failed or selection.over else 0

@@ -13,22 +13,9 @@ from sandboxrun.cli.options import as_json
 from sandboxrun.cli.output import result
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, UsageError, did_you_mean
+from sandboxrun.spec import types
 from sandboxrun.spec.option import Effect, Record, Row, row_schema, rows
 from sandboxrun.spec.spec import BY_KEY, NOT_OFFERED, ROWS
-from sandboxrun.spec.types import (
-    Choice,
-    Command,
-    Cpus,
-    Duration,
-    Flag,
-    Integer,
-    ListOf,
-    MapOf,
-    Pairs,
-    Short,
-    Size,
-    Text,
-)
 
 
 @click.command()
@@ -167,7 +154,7 @@ def _of_rows(name: str, path: list[Row]) -> Explained:
     facts["the image"] = "may set it" if outer.inherited else "cannot override this"
     facts["extends"] = MERGES[outer.merge] if len(path) == 1 else f"as part of {outer.key}: {MERGES[outer.merge]}"
     # the row's example where it is; below a list or names, that of the option as a whole
-    direct = all(isinstance(step.type, Record | Short) for step in path[:-1])
+    direct = all(isinstance(step.type, Record | types.Short) for step in path[:-1])
     example: Any = row.example if direct else outer.example
     for step in reversed(path if direct else path[:1]):
         example = {step.key: example}
@@ -185,18 +172,21 @@ def _own_keys() -> Mapping[str, Any]:
 
 _AT_LEAST = "a whole number, at least {}"
 _WORDS: tuple[tuple[type, Callable[[Any], str]], ...] = (
-    (Text, lambda t: str(t.hint)),
-    (Flag, lambda t: "true or false"),
-    (Integer, lambda t: f"a whole number, {t.least} to {t.most}" if t.most < 2**63 - 1 else _AT_LEAST.format(t.least)),
-    (Cpus, lambda t: "a number of CPUs, such as 0.5"),
-    (Size, lambda t: "a size, such as 512m or 1.5g, or a number of bytes" + "; -1 for unlimited" * t.unlimited),
-    (Duration, lambda t: "a duration, such as 30s or 1h30m"),
-    (Choice, lambda t: f"one of {', '.join(t.values)}"),
-    (Command, lambda t: "a list of words, or one text that is split as a shell does"),
-    (Pairs, lambda t: f"a mapping of names to texts, or a list of NAME{t.separators[0]}value"),
-    (ListOf, lambda t: f"a list, each item {words(t.item)}" + ", or one item alone" * t.single),
-    (MapOf, lambda t: f"a mapping of names, each to {words(t.item)}"),
-    (Short, lambda t: f"{t.expected}; or a mapping with {_keys(t.record)}"),
+    (types.Text, lambda t: str(t.hint)),
+    (types.Flag, lambda t: "true or false"),
+    (
+        types.Integer,
+        lambda t: f"a whole number, {t.least} to {t.most}" if t.most < 2**63 - 1 else _AT_LEAST.format(t.least),
+    ),
+    (types.Cpus, lambda t: "a number of CPUs, such as 0.5"),
+    (types.Size, lambda t: "a size, such as 512m or 1.5g, or a number of bytes" + "; -1 for unlimited" * t.unlimited),
+    (types.Duration, lambda t: "a duration, such as 30s or 1h30m"),
+    (types.Choice, lambda t: f"one of {', '.join(t.values)}"),
+    (types.Command, lambda t: "a list of words, or one text that is split as a shell does"),
+    (types.Pairs, lambda t: f"a mapping of names to texts, or a list of NAME{t.separators[0]}value"),
+    (types.ListOf, lambda t: f"a list, each item {words(t.item)}" + ", or one item alone" * t.single),
+    (types.MapOf, lambda t: f"a mapping of names, each to {words(t.item)}"),
+    (types.Short, lambda t: f"{t.expected}; or a mapping with {_keys(t.record)}"),
     (Record, lambda t: f"a mapping with {_keys(t)}"),
 )
 

@@ -56,7 +56,7 @@ class Host:
 
     def read(self) -> Outside:
         cgroups = read_cgroups((self.proc / str(PID) / "cgroup").read_text())
-        return hostside._Reading(ID, PID, cgroups, {}).outside({"net:[1]": "the host"})
+        return hostside._Reading(ID, PID, cgroups, {}).read({"net:[1]": "the host"})
 
 
 @pytest.fixture
@@ -155,6 +155,6 @@ def test_one_that_has_ended_meanwhile_tells_nothing(host: Host) -> None:
     host.group(path, V2, PID)
     cgroups = read_cgroups(f"0::{path}\n")
     (host.proc / str(PID) / "cgroup").write_text("0::/user.slice\n")
-    found = hostside._Reading(ID, PID, cgroups, {}).outside({})
+    found = hostside._Reading(ID, PID, cgroups, {}).read({})
     assert set(found.unread.values()) == {"it ended while it was looked at"}
     assert found.processes == () and found.mounts == ()
