@@ -293,7 +293,8 @@ def test_a_programs_tracing_that_fails_fails_nothing_of_ours(tmp_path: Path) -> 
 
 def _in_a_program(script: str, directory: Path, **variables: str) -> None:
     root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), **variables}
+    known = os.environ.get("PYTHONPATH")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(root), known))), **variables}
     command = [sys.executable, "-c", textwrap.dedent(script)]
     ran = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

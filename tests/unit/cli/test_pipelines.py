@@ -42,8 +42,12 @@ def request_(tmp_path: Path) -> tuple[Path, str]:
 
 
 def run(script: str, directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A script as a pipeline's shell runs it."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    """A script as a pipeline's shell runs it, with the command that an installation makes."""
+    command = directory.parent / "bin" / "sandboxrun"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sandboxrun "$@"\n')
+    command.chmod(0o755)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
         cwd=directory, env={**os.environ, "PATH": path, **variables}, capture_output=True, text=True, check=False,
