@@ -33,7 +33,7 @@ from sandboxrun.errors import PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
 from sandboxrun.lifecycle.job import Job, shares
 from sandboxrun.lifecycle.places import check_outside, check_sources, enforce, may_write, surveyed
-from sandboxrun.lifecycle.watch import NOTICE
+from sandboxrun.lifecycle.watch import NOTICE, Heard
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.operations import is_private, networks_of
@@ -280,6 +280,7 @@ class SandboxService(Closing):
         self._leasing = contextlib.ExitStack()
         self._token: str | None = None  # of the lease, from the first sandbox on
         self._gate = Gate(lambda: locked(self.engine, self._nothing_declared(), self._how()))
+        self._heard = Heard(project)
         self._planning = threading.Lock()  # held from the snapshot until what others share was made
         self._making: set[str] = set()
         self._held: dict[str, HeldSandbox] = {}  # by container id; those of this service
@@ -439,7 +440,7 @@ class SandboxService(Closing):
         return ApplySettings(environment=environment, stop=stop or threading.Event(), lock_wait=_LOCK_WAIT)
 
     def _job(self, declared: Declared, stop: threading.Event | None = None) -> Job:
-        return Job(self.engine, declared.profile, self.store, self._how(declared, stop))
+        return Job(self.engine, declared.profile, self.store, self._how(declared, stop), heard=self._heard)
 
     # -- a sandbox's life ----------------------------------------------------------------------------------------
 
@@ -455,6 +456,7 @@ class SandboxService(Closing):
             if held.removed or held.started or not isinstance(self._now(held).state, Created):
                 raise UsageError(f"{declared.address} cannot be started: it was started before", help="create another")
             held.started, held.on_output = True, on_output
+            self._heard.follow(self.engine)
             step = op.StartSandbox(
                 id=f"start {declared.address}", address=declared.address, cause="asked to", sandbox=declared
             )
@@ -718,6 +720,7 @@ class SandboxService(Closing):
         with self._opening:
             engine, self._engine, self._closed = self._engine, None, True
         self._leasing.close()
+        self._heard.close()
         if engine is not None:
             engine.close()
         with self._table:

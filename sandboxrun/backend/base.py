@@ -84,16 +84,20 @@ class Past(Data):
         return action in self.times
 
 
-class Events(AbstractContextManager["Events"], Protocol):
+class Endings(Protocol):
+    """How sandboxes ended, as it was told while they were followed: an engine forgets."""
+
+    def history(self, id: str, ended: Ended) -> History | None:
+        """Of one that has ended like this, what was seen of it; None where they do not reach back to its start. Never
+        raises."""
+
+
+class Events(Endings, AbstractContextManager["Events"], Protocol):
     """What happened to a project's sandboxes since a moment. As a context it follows them from then on."""
 
     def past(self, held: Lock | None = None) -> Mapping[str, Past]:
         """All that something happened to, by id. Where the project's lock is `held` since a moment ago, what was done
         under it before is enough. Raises EngineError where that is not known."""
-
-    def history(self, id: str, ended: Ended) -> History | None:
-        """Of one that has ended like this, what was seen of it; None where they do not reach back to its start. Never
-        raises."""
 
     def exit_code(self, id: str, timeout: float) -> int | None:
         """The exit code of one that was started since they are followed and ends within `timeout` seconds; None where
@@ -123,8 +127,10 @@ class Happened(Data):
 
 
 class News(Iterable[Happened], AbstractContextManager["News"], Protocol):
-    """What happens to the sandboxes of all projects. Iterate it in one thread. Raises EngineError once the engine is
-    away."""
+    """What happens to sandboxes. Iterate it in one thread. Raises EngineError once the engine is away."""
+
+    def close(self) -> None:
+        """End it; from any thread."""
 
 
 # -- What verifying asks, and no plan does: how the engine's machine and a live sandbox look
@@ -240,8 +246,8 @@ class Backend(Protocol):
     def projects(self, only: str | None = None) -> tuple[Project, ...]:
         """All projects of which anything is on the engine; with `only`, that one if it is among them."""
 
-    def news(self) -> News:
-        """What happens from now on, to the sandboxes of all projects."""
+    def news(self, only: str | None = None) -> News:
+        """What happens from now on, to the sandboxes of all projects, or of one."""
 
     def perform(self, step: Operation, session: Any) -> str | None:
         """Do one step of a plan; a note for its progress line, if any. Raises SandboxrunError."""

@@ -249,9 +249,9 @@ class Fake:
             leftovers=(),
         )
 
-    def news(self) -> News:
+    def news(self, only: str | None = None) -> News:
         self.reach("following the engine's events")
-        return News(self)
+        return News(self, only)
 
     def observe_ended(self, profile: Profile, store: Any, ended: Mapping[str, History | None]) -> Snapshot:
         found = self.observe_these(profile, store, ended)

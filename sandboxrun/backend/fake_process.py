@@ -307,8 +307,8 @@ class Following(Closing):
 class News(Closing):
     """Looks at what happened since it was made; a test's engine has few boxes."""
 
-    def __init__(self, job: Any) -> None:
-        self._job, self._began, self._closed = job, time.time(), False
+    def __init__(self, job: Any, only: str | None = None) -> None:
+        self._job, self._only, self._began, self._closed = job, only, time.time(), False
         self._seen: set[tuple[str, str, float]] = set()
 
     def close(self) -> None:
@@ -319,7 +319,7 @@ class News(Closing):
         while not self._closed:
             with self._job.reached("following the engine's events") as world:
                 boxes = [*world.boxes.values(), *world.removed.values()]
-            for box in boxes:
+            for box in (box for box in boxes if self._only in (None, box.labels[labels.PROJECT])):
                 for action, when, _ in tuple(box.past):
                     happened = (box.id, action, when)
                     if action in ("start", "die", "destroy") and when >= self._began and happened not in self._seen:

@@ -49,7 +49,7 @@ from sandboxrun.spec.state import (
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.base import Changes, Events
+    from sandboxrun.backend.base import Changes, Endings
     from sandboxrun.evidence.store import Captured, Store
     from sandboxrun.spec.ci import CiJob
 
@@ -182,7 +182,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     files: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
     masked: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict)  # host paths → where they led when the apply began
-    events: Events | None = None  # what happens to the project's sandboxes, where somebody follows it
+    events: Endings | None = None  # how the project's sandboxes end, where somebody follows it
     listener: Listener = silent
     guard: Callable[[], None] = lambda: None
     extra_labels: Mapping[str, str] = field(default_factory=dict)

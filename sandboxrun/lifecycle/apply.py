@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field, structs
 
-from sandboxrun.backend.base import Backend, Changes, Events, Lock
+from sandboxrun.backend.base import Backend, Changes, Endings, Events, Lock
 from sandboxrun.backend.errors import DependencyFailed, EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import (
     Listener,
@@ -467,7 +467,7 @@ def carry_out(
     guard: Callable[[], None],
     *,
     watched: Mapping[str, Watched] | None = None,
-    events: Events | None = None,
+    events: Endings | None = None,
     asked: dict[str, Aside[Changes]] | None = None,
     prepare: Callable[[Session], None] = lambda session: None,
 ) -> CarriedOut:

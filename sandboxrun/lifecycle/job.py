@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import field, structs
 
-from sandboxrun.backend.base import Backend, Events, Past
+from sandboxrun.backend.base import Backend, Endings, Events, Past
 from sandboxrun.backend.completed import ending_of, taken_by_others
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.session import Made, Session, StillRunning, Watched, ask_ahead, guarded
@@ -113,10 +113,18 @@ class Job:
     """The sandboxes that one command is about, by address: those it starts, and those it found."""
 
     def __init__(
-        self, engine: Backend, profile: Profile, store: Store, settings: ApplySettings, events: Events | None = None
+        self,
+        engine: Backend,
+        profile: Profile,
+        store: Store,
+        settings: ApplySettings,
+        events: Events | None = None,
+        *,
+        heard: Endings | None = None,
     ) -> None:
+        """`events` are followed for this command; `heard` by a process that has many."""
         self._engine, self._profile, self._store = engine, profile, store
-        self._settings, self._events = settings, events
+        self._settings, self._events, self._heard = settings, events, events or heard
         self.session: Session | None = None
         self._found: dict[str, Made] = {}
         self._started: dict[str, datetime | None] = {}  # of those that were found
@@ -239,7 +247,7 @@ class Job:
                 snapshot = _joined(snapshot, self._engine.observe_these(profile, self._store, (), gone=gone))
             mine = [o for o in snapshot.sandboxes if o.run in runs and (own or isinstance(o.state, Ended))]
             watched = {watch.run: watch.result for watch in self.watches.values() if own or watch.ended}
-            engine, store, events = self._engine, self._store, self._events
+            engine, store, events = self._engine, self._store, self._heard
             unasked = (o for o in mine if watched.get(o.run, Watched()).changes is None)
             asked = ask_ahead(engine, unasked, most=settings.parallelism)
             stopped = {run: result.stopped_by for run, result in watched.items()}

@@ -11,14 +11,15 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from itertools import groupby, islice
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from sandboxrun.backend.base import Backend, Changes, Events, Output, Terminal
+from sandboxrun.backend.base import Backend, Changes, Events, News, Output, Terminal
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
 from sandboxrun.backend.session import Alive, Made, Watched
 from sandboxrun.data import Data
@@ -26,7 +27,7 @@ from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.workspace import STDERR, STDOUT, USAGE
 from sandboxrun.spec.project import DeclaredSandbox
-from sandboxrun.spec.state import PAST_TTL, SLACK, Document, Sample, parse_time, reached
+from sandboxrun.spec.state import PAST_TTL, SLACK, Document, Ended, History, Sample, parse_time, reached
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import Aside, begin
 from sandboxrun.tracing import Opened, open_span
@@ -279,6 +280,8 @@ AT_ONCE = 2.0  # seconds that who makes sandboxes keeps the project's lock: what
 SHORTEST = 0.1  # seconds between samples; each is an engine call
 LOOK = 0.5  # seconds between looks at the clock while nothing happens
 NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
+_ROUNDED = timedelta(seconds=2)  # by which an engine's clock, asked for, may be ahead of the times that it notes
+TOLD = 1.0  # seconds after an end until the engine has told of it, at most
 DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
 
 _HURRIED = {"timeout", "idle", "expired", "killed"}  # ends after which nobody waits for who is stuck with the output
@@ -625,3 +628,66 @@ class _Stop(Struct, kw_only=True):
     by: str
     note: str = ""
     reached: bool = True
+
+
+# -- How the sandboxes of a process that lives long ended
+
+
+class Heard:
+    """What an engine tells of the ends of a project's sandboxes, followed from the first that is started; it forgets
+    soon. Of those that are gone nothing is kept. Usable from several threads."""
+
+    def __init__(self, project: str) -> None:
+        self._project = project
+        self._changed = threading.Condition()
+        self._engine: Backend | None = None
+        self._news: News | None = None
+        self._since: datetime | None = None
+        self._found: dict[str, History | None] = {}  # container → None until its end is told
+
+    def follow(self, engine: Backend) -> None:
+        """From now on, and again where the engine was away. Of what it does not tell it is asked afterwards."""
+        with self._changed:
+            if self._news is not None:
+                return
+            with contextlib.suppress(EngineError):
+                self._engine, self._since = engine, engine.clock() - _ROUNDED
+                self._news = news = engine.news(self._project)
+                begin(partial(self._take, news), name="engine events", failed=lambda error: self._end(news))
+
+    def history(self, id: str, ended: Ended) -> History | None:
+        """See `Endings`."""
+        with self._changed:
+            since, engine = self._since, self._engine
+            if engine is None or since is None or ended.started is None or ended.started < since:
+                return None
+            self._changed.wait_for(lambda: self._news is None or self._found.get(id) is not None, TOLD)
+            found = self._found.get(id)
+        if found is not None and not found.explains(ended.exit_code):
+            with contextlib.suppress(EngineError):  # that it died of memory may be told after its end
+                asked = engine.histories({id: ended}).get(id, found)
+                found = structs.replace(found, oom=found.oom or asked.oom)
+        return found
+
+    def close(self) -> None:
+        """Follow it no more."""
+        if (news := self._news) is not None:
+            self._end(news)
+            news.close()
+
+    def _take(self, news: News) -> None:
+        for one in news:
+            with self._changed:
+                if one.action == "destroy":
+                    self._found.pop(one.id, None)
+                else:
+                    self._found[one.id] = one.history
+                self._changed.notify_all()
+        self._end(news)
+
+    def _end(self, news: News) -> None:
+        with self._changed:
+            if self._news is news:
+                self._news, self._since = None, None
+                self._found.clear()
+                self._changed.notify_all()

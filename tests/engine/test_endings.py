@@ -15,6 +15,7 @@ from typing import Any
 import docker
 import pytest
 
+from sandboxrun import SandboxService, Settings
 from sandboxrun.data import Data
 from tests.conftest import Cli, until
 from tests.engine.own_engine import OwnEngine
@@ -188,6 +189,19 @@ def test_who_is_stopped_by_hand_has_not_done_its_task(quiet: Agents) -> None:
         "paused": ("killed", 143),
     }
     assert quiet.planned() == ["killed", "paused", "stopped", "traps"]
+
+
+def test_a_service_knows_who_ended_its_sandbox_though_the_engine_forgets(quiet: Agents, own_engine: OwnEngine) -> None:
+    settings = Settings(docker_host=own_engine.host, default_image="sandboxrun/busybox:latest", network_mode="none")
+    with SandboxService(settings, project=quiet.project, directory=quiet.cli.cwd) as service:
+        sandbox = service.create("a", command=["sleep", "600"])
+        sandbox.start()
+        quiet.client.api.kill(sandbox.container_id)
+        assert sandbox.wait(60) == 137
+        for n in range(300):  # more events than an engine remembers
+            quiet.client.api.tag("sandboxrun/busybox:latest", "sandboxrun/events", str(n % 2))
+        sandbox.remove()
+    assert quiet.endings() == {"a": ("killed", 137)}
 
 
 def test_what_a_run_saw_of_a_sandbox_that_somebody_removed_is_kept(agents: Agents) -> None:

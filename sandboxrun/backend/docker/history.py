@@ -475,14 +475,15 @@ def _nanoseconds(event: Json) -> int:
     return at if isinstance(at, int) else 0
 
 
-# -- What happens to the sandboxes of all projects
+# -- What happens to sandboxes from now on
 
 
-def news(engine: Engine) -> News:
-    """What happens to the containers of all projects, from now on. Raises EngineError."""
+def news(engine: Engine, only: str | None = None) -> News:
+    """What happens to the containers of all projects, or of one, from now on. Raises EngineError."""
     whole = not is_podman(engine.version(), {})  # its events do not have everything
     since = f"{engine.clock().timestamp() - _SAME:.9f}"  # the engine answers a moment before it listens
-    filters = {"type": ["container"], "label": [labels.PROJECT], "event": ["start", "oom", "kill", "die", "destroy"]}
+    label = labels.PROJECT if only is None else f"{labels.PROJECT}={only}"
+    filters = {"type": ["container"], "label": [label], "event": ["start", "oom", "kill", "die", "destroy"]}
     stream = engine.events(filters=filters, since=since)
     return Stream(_happened(stream, whole=whole), stream.close)
 
