@@ -26,7 +26,7 @@ from sandboxrun.audit.diff import (
 )
 from sandboxrun.data import Data
 from sandboxrun.errors import ProfileError, Span, UsageError
-from sandboxrun.lifecycle.declaring import alternatives, load_target, load_under
+from sandboxrun.lifecycle.declaring import alternatives, load_target, load_under, other_ways
 from sandboxrun.lifecycle.git import Repository
 from sandboxrun.lifecycle.review import Target, load_services, targets
 from sandboxrun.plan.changes import Plan
@@ -118,6 +118,23 @@ def _varied(pair: Pair, old: _Loaded, new: Loaded, inputs: Inputs) -> Iterator[t
         before = load_under(old.profile, inputs, values) if old.profile is not None else None
         base = _parties(before) if before is not None else old.parties
         yield from ((change, other.words) for change in difference(base, _parties(after)).changes)
+    choosing, complete = other_ways(new, inputs)
+    if not complete:
+        raise ProfileError(f"{pair.name}: its templates choose in too many ways to compare")
+    before_too = set[tuple[object, ...]]()  # what those of before could choose, nobody has to review again
+    for other in other_ways(old.profile, inputs)[0] if choosing and old.profile is not None else ():
+        changes = _otherwise(old.parties, other.loaded(old.profile, inputs)) if old.profile is not None else ()
+        before_too |= {(change.axis, change.witness, change.sandboxes) for change in changes}
+    for other in choosing:
+        for change in _otherwise(old.parties, other.loaded(new, inputs)):
+            if (change.axis, change.witness, change.sandboxes) not in before_too:
+                yield change, other.words
+
+
+def _otherwise(old: Parties, new: Profile | None) -> Iterator[PrivilegeChange]:
+    """What may be more where a template chooses otherwise: what would be less is no news."""
+    changes = difference(old, _parties(new)).changes if new is not None else ()
+    return (change for change in changes if change.way in (Way.WIDENED, Way.MAYBE))
 
 
 def since(ref: str, named: Sequence[Path], found: Sequence[Target], inputs: Inputs | None = None) -> PrivilegeDiff:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from functools import cache
 from itertools import combinations, islice, product
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from sandboxrun.errors import Diagnostic, ListNode, MapNode, Node, ProfileError,
 from sandboxrun.lifecycle.review import Reviewed, Sources, Target, policy_file_of, terms
 from sandboxrun.profile.files import reason
 from sandboxrun.profile.loader import Loaded, Written, load_whole
+from sandboxrun.profile.templates import Place, Ways
 from sandboxrun.profile.variables import InputRefused, Inputs, Variable, VariableRules, check
 from sandboxrun.spec.guard import GUARDS
 from sandboxrun.spec.project import DeclaredSandbox, Profile
@@ -51,12 +53,13 @@ def load_target(target: Target, inputs: Inputs | None = None) -> Loaded:
     return load_whole(target.paths, lambda variables: _completed(given, variables))
 
 
-def load_under(loaded: Loaded, inputs: Inputs, values: Mapping[str, Any]) -> Profile | None:
-    """The same with some variables at other values; None where the profile refuses them."""
+def load_under(loaded: Loaded, inputs: Inputs, values: Mapping[str, Any], ways: Ways | None = None) -> Profile | None:
+    """The same with some variables at other values, or templates that choose otherwise; None where the profile refuses
+    them."""
     kept = tuple(text for text in inputs.vars if text.partition("=")[0] not in values)
     given = msgspec.structs.replace(inputs, vars=kept)
     try:
-        return loaded.under(_completed(given, loaded.written.variables, values))
+        return loaded.under(_completed(given, loaded.written.variables, values), ways)
     except ProfileError:
         return None
 
@@ -189,15 +192,19 @@ def _vary(
     finding too."""
     seen: set[tuple[Any, ...]] = set()  # with another value of one variable: a pair that holds it is no news
     reported: set[tuple[str, str]] = set()
-    for count, other in enumerate(alternatives(loaded)):
+    choosing, complete = other_ways(loaded, inputs)
+    if not complete:
+        why = "its templates choose in more ways than can be tried"
+        into.gaps.append(Gap(what=str(target.paths[0]), why=why, file=str(target.paths[0])))
+    for count, other in enumerate((*islice(alternatives(loaded), MOST_LOADS + MOST_PAIRS), *choosing)):
         if count >= MOST_LOADS and len(other.values) == 1:
             why = f"its variables have more than {MOST_LOADS} values to try"
             into.gaps.append(Gap(what=str(target.paths[0]), why=why, file=str(target.paths[0])))
             return
-        if (other.name, other.option) in reported:
+        if other.option and (other.name, other.option) in reported:
             continue
-        for subject, finding in _found_in(load_under(loaded, inputs, dict(other.values)), disk, by):
-            if _identity(finding) in known or (len(other.values) > 1 and _identity(finding) in seen):
+        for subject, finding in _found_in(other.loaded(loaded, inputs), disk, by):
+            if _identity(finding) in known or (len(other.values) != 1 and _identity(finding) in seen):
                 continue
             if not other.option:
                 seen.add(_identity(finding))
@@ -214,11 +221,15 @@ def _vary(
                 break
 
 
-class Alternative(Data, unshown=("values",)):
-    """Other values of one or two variables. `option` is the one that a free variable, the last one, would open; ""
-    where all values are known."""
+NO_PLACES: Mapping[Place, Any] = MappingProxyType({})
 
-    values: tuple[tuple[str, Any], ...]
+
+class Alternative(Data, unshown=("values", "assumed")):
+    """Other values of one or two variables, or of a template that chooses otherwise. `option` is the one that a free
+    variable, the last one, would open; "" where all values are known."""
+
+    values: tuple[tuple[str, Any], ...] = ()
+    assumed: Mapping[Place, Any] = NO_PLACES
     option: str = ""
     span: Span | None = None
 
@@ -230,6 +241,8 @@ class Alternative(Data, unshown=("values",)):
     @property
     def words(self) -> str:
         """The values as a condition."""
+        if self.assumed:
+            return "its template chooses otherwise"
         return " and ".join(f"{name} is {_shown(value)}" for name, value in self.values)
 
     @property
@@ -237,8 +250,46 @@ class Alternative(Data, unshown=("values",)):
         """That of all but the one that decides."""
         return msgspec.structs.replace(self, values=self.values[:-1]).words
 
+    def loaded(self, whole: Loaded, inputs: Inputs) -> Profile | None:
+        """The profile then; None where it refuses that."""
+        ways = Ways(assumed=self.assumed) if self.assumed else None
+        return load_under(whole, inputs, dict(self.values), ways)
+
 
 MOST_PAIRS = 60
+_CHOOSES = re.compile(r"[=<>!]=|[<>\[]|\b(?:if|in|is|and|or|not|get)\b")
+
+
+def other_ways(loaded: Loaded, inputs: Inputs) -> tuple[tuple[Alternative, ...], bool]:
+    """What the templates choose by variables that may hold too much to try, each as if it had chosen otherwise; and
+    whether these are all. A name that is compared with something hidden in the template chooses whatever it hides."""
+    written = loaded.written
+    documents = (*written.bases, *written.documents)
+    nodes = [node for document in documents for _, node in document.sandboxes.values()]
+    if not any(_CHOOSES.search(str(text.value)) for node in nodes for text in _templates(node)):
+        return (), True
+    closed = {name for name, variable in written.variables.items() if _is_closed(variable.rules)}
+    iterated = [node.get("for_each") for node in nodes if isinstance(node, MapNode)]
+    used = {word for each in iterated if each is not None for text in _templates(each) for word in _words(text)}
+    if used & written.variables.keys() <= closed:
+        closed.add("each")
+    ways = Ways(closed=frozenset(closed), exploring=True)
+    load_under(loaded, inputs, {}, ways)
+    found = [Alternative(assumed={place: value}) for place, values in ways.found.items() for value in values]
+    if len(ways.found) > 1:  # what each alone would be refused for
+        most = max(map(len, ways.found.values()), default=0)
+        rounds = ({place: vs[min(n, len(vs) - 1)] for place, vs in ways.found.items() if vs} for n in range(most))
+        found += [Alternative(assumed=together) for together in rounds]
+    return tuple(found[:MOST_LOADS]), ways.complete and len(found) <= MOST_LOADS
+
+
+def _is_closed(rules: VariableRules) -> bool:
+    """Whether all its values are tried."""
+    return rules.type == "boolean" or (rules.enum is not None and len(rules.enum) <= MOST_LOADS)
+
+
+def _words(text: Scalar) -> set[str]:
+    return set(re.findall(r"[A-Za-z_]\w*", str(text.value)))
 
 
 def alternatives(loaded: Loaded) -> Iterator[Alternative]:
@@ -259,11 +310,28 @@ def _singles(name: str, loaded: Loaded, options: Mapping[str, Span | None]) -> I
             if value != now or isinstance(value, bool) != isinstance(now, bool):
                 yield Alternative(values=((name, value),))
         return
+    for value in _compared(name, loaded.written):
+        if isinstance(value, _KINDS.get(kind, ())) and value != now and _fits(variable.rules, value):
+            yield Alternative(values=((name, value),))
     for option, span in options.items():
         for value in _WORST.get(option, ()):
             typed = isinstance(value, bool) == (kind == "boolean") and isinstance(value, _KINDS.get(kind, ()))
             if typed and _fits(variable.rules, value):
                 yield Alternative(values=((name, value),), option=option, span=span)
+
+
+_LITERAL = re.compile(r"'([^'\\]{1,200})'|\"([^\"\\]{1,200})\"|(?<![\w.])([0-9]{1,18})(?![\w.])")
+MOST_COMPARED = 20
+
+
+def _compared(name: str, written: Written) -> list[Any]:
+    """What a variable may be compared with: the texts and numbers in the templates that name it."""
+    documents = (*written.bases, *written.documents)
+    nodes = (node for document in documents for _, node in document.sandboxes.values())
+    texts = (str(text.value) for node in nodes for text in _templates(node) if name in _words(text))
+    found = (match for text in texts for match in _LITERAL.finditer(text))
+    values = dict.fromkeys(int(match[3]) if match[3] else match[1] or match[2] for match in found)
+    return list(islice(values, MOST_COMPARED))
 
 
 def _pairs(
@@ -302,7 +370,7 @@ def _shown(value: Any) -> str:
 def _domain(rules: VariableRules) -> list[Any] | None:
     """All values of a variable, where they can be counted; None for one that is free."""
     if rules.enum is not None:
-        return list(rules.enum[:50])
+        return list(rules.enum[: MOST_LOADS + 2])
     if rules.type == "boolean":
         return [True, False]
     if rules.type in ("integer", "number") and rules.least is not None and rules.most is not None:
@@ -348,7 +416,7 @@ def _uses(written: Written) -> Mapping[str, Mapping[str, Span | None]]:
             for key, value in node.entries:
                 option = str(key.value)
                 for text in _templates(value):
-                    for name in set(re.findall(r"[A-Za-z_]\w*", str(text.value))):
+                    for name in _words(text):
                         found.setdefault(name, {})[option] = text.span
     return found
 

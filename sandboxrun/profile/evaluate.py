@@ -33,7 +33,9 @@ from sandboxrun.profile.templates import (
     MARKS,
     STEPS_A_SCALAR,
     Allowance,
+    Place,
     TemplateError,
+    Ways,
 )
 
 # -- A scalar's template, read and checked: which names it uses, and that it uses nothing it must not
@@ -210,6 +212,78 @@ def evaluate(program: Program, scope: Mapping[str, Any], work: Allowance) -> Any
     return run.joined(made)
 
 
+MOST_WAYS = 64  # that one template may take
+
+
+def outcomes(program: Program, scope: Mapping[str, Any], work: Allowance) -> tuple[list[Any], bool]:
+    """The values that a template may have when what it asks of names (comparisons, tests, look-ups) turns out in any
+    way; and whether these are all. What fails on its way is no value."""
+    found: list[Any] = []
+    waiting: list[tuple[int, ...]] = [()] if program.body else []
+    for _ in range(MOST_WAYS):
+        if not waiting:
+            return found, True
+        run = _Run(scope, work, _Choices(waiting.pop()))
+        work.here = STEPS_A_SCALAR
+        try:
+            if program.whole:
+                value = _present(run.value(program.body[0].nodes[0]))
+            else:
+                made: list[str] = []
+                run.statements(program.body, made)
+                value = run.joined(made)
+            found += [value] if value not in found else []
+        except TemplateError:
+            if work.left < 0:
+                return found, False
+        choices = run.choices
+        for index in range(len(choices.given), len(choices.taken)):
+            before = tuple(way for way, _ in choices.taken[:index])
+            taken, count = choices.taken[index]
+            waiting += [(*before, other) for other in range(count) if other != taken]
+    return found, not waiting
+
+
+def explore(ways: Ways, place: Place, program: Program, values: Mapping[str, Any], now: Any) -> None:
+    """Note what else the template at a place may be. With two closed names every pair of values is tried anyway."""
+    names = {name for name, _ in program.names}
+    if names <= ways.closed and len(names) <= 2:
+        return
+    others, complete = outcomes(program, values, ways.work)
+    ways.complete &= complete
+    known = ways.found.setdefault(place, [])
+    known += [value for value in others if value != now and value not in known]
+
+
+class _Choices:
+    """Which way each question of one evaluation went: the first ones as `given`, the others as they turn out."""
+
+    def __init__(self, given: tuple[int, ...] = (), asked: bool = True) -> None:
+        self.given, self.asked = given, asked
+        self.taken: list[tuple[int, int]] = []  # and of how many
+
+    def one_of(self, count: int, natural: int, *nodes: Any) -> int:
+        """One of `count` ways; `natural` where the nodes name nothing, so that the answer is always the same."""
+        if not self.asked or not any(map(_names_something, nodes)):
+            return natural
+        index = len(self.taken)
+        way = self.given[index] if index < len(self.given) else natural
+        self.taken.append((way, count))
+        return way
+
+    def truth(self, holds: bool, node: Any) -> bool:
+        return bool(self.one_of(2, int(holds), node))
+
+
+def _names_something(node: Any) -> bool:
+    if type(node).__name__ == "Name":
+        return node.name not in ("loop", "range")
+    return any(map(_names_something, node.iter_child_nodes()))
+
+
+_ASKING = frozenset({"Compare", "Test", "Not", "And", "Or"})  # whose parts are asked for themselves
+
+
 def _present(value: Any) -> Any:
     if isinstance(value, Undefined):
         raise value
@@ -219,7 +293,8 @@ def _present(value: Any) -> Any:
 class _Run:
     """One evaluation: its scopes (innermost last) and its work."""
 
-    def __init__(self, scope: Mapping[str, Any], work: Allowance) -> None:
+    def __init__(self, scope: Mapping[str, Any], work: Allowance, choices: _Choices | None = None) -> None:
+        self.choices = choices or _Choices(asked=False)
         self.scopes: list[dict[str, Any]] = [dict(scope), {}]
         self.work = work
         self.length = 0
@@ -320,7 +395,11 @@ class _Run:
     # -- expressions -----------------------------------------------------------------------------------------
 
     def truth(self, node: Any) -> bool:
-        return bool(self.present(node))
+        if (operator := type(node).__name__) in ("And", "Or"):
+            left = self.truth(node.left)
+            return left if left == (operator == "Or") else self.truth(node.right)
+        holds = bool(self.present(node))
+        return holds if operator in _ASKING else self.choices.truth(holds, node)
 
     def value(self, node: Any) -> Any:
         self.work.spend()
@@ -359,6 +438,10 @@ class _Run:
         if type(target).__name__ != "Getattr":
             raise TemplateError("this can't be called", help="only range and methods of texts and mappings can")
         value = self.present(target.node)
+        if target.attr == "get" and isinstance(value, dict) and node.args:
+            way = self.choices.one_of(len(value) + 1, 0, *node.args[:1])
+            if way > 0:
+                return list(value.values())[way - 1]
         known = TEXT_METHODS if isinstance(value, str) else MAP_METHODS if isinstance(value, dict) else {}
         if target.attr not in known:
             help = did_you_mean(target.attr, known) or (f"it has: {', '.join(known)}" if known else None)
@@ -370,6 +453,10 @@ class _Run:
         if type(node.arg).__name__ == "Slice":
             return self.slice(_present(value), node.arg)
         key = self.present(node.arg)
+        if isinstance(value, list | dict):
+            way = self.choices.one_of(len(value) + 1, 0, node.arg)
+            if way > 0:
+                return list(value.values() if isinstance(value, dict) else value)[way - 1]
         if isinstance(value, list | str) and isinstance(key, int) and not isinstance(key, bool):
             if -len(value) <= key < len(value):
                 return value[key]
@@ -385,7 +472,8 @@ class _Run:
         if any(not isinstance(bound, int | None) for bound in bounds) or bounds[2] == 0:
             raise TemplateError("a slice needs integers, and a step other than zero")
         self.work.items(len(value) // 8)
-        return value[slice(*bounds)]
+        parts = [part for part in (node.start, node.stop, node.step) if part is not None]
+        return value[slice(*bounds)] if self.choices.one_of(2, 0, *parts) == 0 else value
 
     def compare(self, node: Any) -> bool:
         left = self.present(node.expr)
@@ -395,7 +483,7 @@ class _Run:
                 holds = contains(self.work, right, left) == (operand.op == "in")
             else:
                 holds = COMPARISONS[operand.op](self.work, left, right)
-            if not holds:
+            if not self.choices.truth(holds, node):
                 return False
             left = right
         return True
@@ -452,7 +540,10 @@ class _Run:
 
     def either(self, node: Any) -> Any:
         left = self.present(node.left)
-        return left if bool(left) == (type(node).__name__ == "Or") else self.present(node.right)
+        holds = bool(left)
+        if type(node.left).__name__ not in _ASKING:
+            holds = self.choices.truth(holds, node.left)
+        return left if holds == (type(node).__name__ == "Or") else self.present(node.right)
 
     def filter(self, node: Any) -> Any:
         if node.node is None:
@@ -463,7 +554,8 @@ class _Run:
         value = self.value(node.node)
         if isinstance(value, Undefined) and node.name not in ("defined", "undefined"):
             raise value
-        return self.apply(f'the test "{node.name}"', TESTS[_SYMBOLS.get(node.name, node.name)], (value,), node)
+        holds = self.apply(f'the test "{node.name}"', TESTS[_SYMBOLS.get(node.name, node.name)], (value,), node)
+        return self.choices.truth(bool(holds), node)
 
 
 def _at(error: TemplateError, node: Any) -> TemplateError:

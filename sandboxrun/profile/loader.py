@@ -54,7 +54,7 @@ from sandboxrun.profile.sandbox import (
     with_dependencies,
     with_digests,
 )
-from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys
+from sandboxrun.profile.templates import Renderer, TemplateScope, Ways, check_keys
 from sandboxrun.profile.variables import Inputs, Variable, parse_variables, resolve_values
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.spec.names import COMPANIONS, PROJECT, companion
@@ -103,9 +103,10 @@ class Loaded(Data):
     written: Written
     paths: tuple[Path, ...]
 
-    def under(self, inputs: Inputs) -> Profile:
-        """The profile with other values. Raises ProfileError."""
+    def under(self, inputs: Inputs, ways: Ways | None = None) -> Profile:
+        """The profile with other values, or with templates that choose otherwise. Raises ProfileError."""
         loader = _Loader(self.profile.directory, inputs, True, self.paths)
+        loader.renderer.ways = ways
         with loader.bounded():
             return loader.rendered(self.written)
 

@@ -12,17 +12,13 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, Span, did_you_mean, node_of
 from sandboxrun.profile.yaml import is_text
-
-if TYPE_CHECKING:
-    pass
-
 
 # -- How much a profile's templates may do: steps, text and lists, each a number of its own
 
@@ -136,11 +132,28 @@ def check_keys(
             problems.add(f'unknown key "{word}" in {where}', key.span, did_you_mean(word, known) or help)
 
 
+Place = tuple[str, int, int]  # of a scalar: file, line, column
+
+
+class Ways(Struct):
+    """What a review asks of templates beside their values: what each could be as well, whatever it asks of names that
+    are not `closed`; or what comes of it where some are `assumed` to be something else."""
+
+    assumed: Mapping[Place, Any] = field(default_factory=dict)
+    closed: frozenset[str] = frozenset()
+    found: dict[Place, list[Any]] = field(default_factory=dict)
+    exploring: bool = False
+    complete: bool = True
+    work: Allowance = field(default_factory=Allowance)
+
+
 class Renderer:
     """Renders the nodes of one profile: all work is counted together.
 
-    `secrets` collects the texts that were made with sensitive names, for masking.
+    `secrets` collects the texts that were made with sensitive names, for masking. `ways` is set by a review.
     """
+
+    ways: Ways | None = None
 
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
@@ -177,7 +190,7 @@ class Renderer:
 
     def scalar(self, node: Scalar, scope: TemplateScope, *, mapping: bool = False) -> Node | None:
         """The node that a template makes, at its own place; None after a fault."""
-        from sandboxrun.profile.evaluate import evaluate, read_template
+        from sandboxrun.profile.evaluate import evaluate, explore, read_template
 
         text = str(node.value)
         if self.work.left < 0:  # said once already
@@ -187,6 +200,11 @@ class Renderer:
             unknown = [(name, line) for name, line in program.names if name not in scope.values]
             if not unknown:
                 value = evaluate(program, scope.values, self.work)
+                if self.ways is not None and node.span is not None:
+                    place = (node.span.file.name, node.span.line, node.span.column)
+                    value = self.ways.assumed.get(place, value)
+                    if self.ways.exploring:
+                        explore(self.ways, place, program, scope.values, value)
                 self._check_value(value, mapping)
         except TemplateError as error:
             span = locate(node, error.line, error.word)

@@ -288,3 +288,20 @@ def test_a_file_that_nobody_may_read_is_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("sandboxrun.lifecycle.review.read_regular", refuse)
     found, gaps = targets([tmp_path])
     assert not found and [gap.what for gap in gaps] == [str(tmp_path / "a.yaml")]
+
+
+def test_a_change_that_hides_behind_a_value_is_compared(tmp_path: Path) -> None:
+    """What the old side could choose as well is no news."""
+    variables = "variables: {ref: {type: string, default: main}}\n"
+    sandbox = "sandboxes: {a: {image: 'busybox:1', cap_add: \"{{ ['%s'] if ref == 'x' ~ 'y' else [] }}\"}}\n"
+    sides = []
+    for name, capability in (("old", "CHOWN"), ("new", "SYS_ADMIN")):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "sandbox.yaml"
+        path.write_text(f"name: p\n{variables}{sandbox % capability}")
+        sides.append(Target(kind="profile", paths=(path,)))
+    old, new = sides
+    assert compared([Pair(name="p", old=old, new=old)]).changes == ()
+    assert [change.witness for change in compared([Pair(name="p", old=old, new=new)]).changes] == [
+        "now has the capabilities SYS_ADMIN, when its template chooses otherwise"
+    ]

@@ -378,3 +378,74 @@ def test_a_variable_that_a_base_demands_is_given_something(tmp_path: Path) -> No
     verdict = judged(tmp_path, "name: p\nsandboxes: {b: {extends: {file: base.yaml, sandbox: a}, image: x}}\n")
     assert verdict.gaps == ()
     assert verdict.subjects == ("b",)
+
+
+# -- what a template hides behind a value that nobody knows
+
+REF = "ref: {type: string, default: main}"
+HIDDEN = {
+    "compared": "\"{{ ['SYS_ADMIN'] if ref == 'x' else [] }}\"",
+    "put together": "\"{{ ['SYS_ADMIN'] if ref == 'x' ~ 'y' else [] }}\"",
+    "all of three": "\"{{ ['SYS_ADMIN'] if ref[0] == 'x' ~ '' and ref[1] == 'y' ~ '' and ref[2] == 'z' else [] }}\"",
+    "not in": "\"{{ [] if ref not in ['x' ~ 'y'] else ['SYS_ADMIN'] }}\"",
+    "by its length": "\"{{ ['SYS_ADMIN'] if ref | length > 40 else [] }}\"",
+    "by a test": "\"{{ ['SYS_ADMIN'] if ref is lower and ref.startswith('x' ~ 'y') else [] }}\"",
+    "looked up": "\"{{ {'main': [], 'x': ['SYS_ADMIN']}[ref] }}\"",
+    "got": "\"{{ {'x': ['SYS_ADMIN']}.get(ref, []) }}\"",
+    "by an index": "\"{{ [[], ['SYS_ADMIN']][0 if ref == 'main' else 1] }}\"",
+    "cut": "\"{{ ['SYS_ADMIN'][:(ref | length) - 4] }}\"",
+    "a statement": "[\"{% set s = ref == 'x' ~ 'y' %}{% if s %}SYS_ADMIN{% else %}CHOWN{% endif %}\"]",
+    "the last of many": "[\"{% if ref == 'a' ~ '' %}CHOWN{% elif ref == 'b' ~ '' %}KILL{% else %}"
+    "{{ 'SYS_ADMIN' if ref == 'c' ~ '' else 'CHOWN' }}{% endif %}\"]",
+}
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_what_a_template_may_choose_is_found(hidden: str, tmp_path: Path) -> None:
+    verdict = judged(tmp_path, variables(REF, f"cap_add: {HIDDEN[hidden]}"))
+    assert verdict.gaps == ()
+    found = [finding for finding in verdict.open if finding.rule == "SBX102"]
+    assert [finding.severity for finding in found] == [Severity.HIGH]
+    assert found[0].when
+
+
+def test_a_sandbox_that_is_hidden_is_found(tmp_path: Path) -> None:
+    found = judged(tmp_path, variables(REF, "when: \"{{ ref == 'x' }}\", cap_add: [SYS_ADMIN]")).open
+    assert "SBX102" in [finding.rule for finding in found]
+
+
+def test_what_is_hidden_in_two_options_is_found(tmp_path: Path) -> None:
+    """Either alone would be refused: without egress no gateway, and with networks none."""
+    hidden = "{{ 'none' if ref != 'x' ~ 'y' else none }}"
+    options = f"egress: \"{hidden}\", networks: \"{{{{ ['default'] if ref == 'x' ~ 'y' else [] }}}}\""
+    text = variables(REF, options).replace("egress: none, ", "")
+    assert "SBX302" in [finding.rule for finding in judged(tmp_path, text).open]
+
+
+def test_items_of_a_variable_choose_too(tmp_path: Path) -> None:
+    declared = "t: {type: array, items: {type: string}, default: [a]}"
+    options = "for_each: '{{ t }}', user: \"{{ '0' if each == 'x' else '1000' }}\""
+    assert "SBX107" in [finding.rule for finding in judged(tmp_path, variables(declared, options)).open]
+
+
+@pytest.mark.parametrize(
+    ("declared", "options"),
+    [
+        ("m: {type: string, enum: [a, b], default: a}", "user: \"{{ '0' if m == 'c' else '1000' }}\""),
+        ("b: {type: boolean, default: true}", "mem_limit: \"{{ '256m' if b else '512m' }}\""),
+        (REF, "mem_limit: \"{{ '256m' if ref == 'x' else '512m' }}\""),
+        (REF, "for_each: [a, b], user: \"{{ '0' if each == 'c' else '1000' }}\", environment: {REF: '{{ ref }}'}"),
+        (REF, "user: \"{{ '0' if 1 == 2 else '1000' }}\", environment: {REF: '{{ ref }}'}"),
+    ],
+)
+def test_what_no_value_chooses_is_not_found(declared: str, options: str, tmp_path: Path) -> None:
+    assert not [
+        f for f in judged(tmp_path, variables(declared, options)).open if f.rule in ("SBX107", "SBX401", "SBX901")
+    ]
+
+
+def test_too_many_choices_are_a_gap(tmp_path: Path) -> None:
+    tests = "".join(f"{{% if ref[{n}:] == 'x' ~ '{n}' %}}{n}{{% endif %}}" for n in range(10))
+    assert judged(tmp_path, variables(REF, f'hostname: "h{tests}"')).gaps
+    every = ", ".join(f"v{n}" for n in range(300))
+    assert judged(tmp_path, variables(f"m: {{type: string, enum: [{every}], default: v0}}", "hostname: '{{ m }}'")).gaps
