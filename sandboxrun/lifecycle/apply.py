@@ -34,26 +34,9 @@ from sandboxrun.backend.session import (
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, PlanError, SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.lifecycle.places import (
-    check_devices,
-    check_outside,
-    check_sources,
-    content_faults,
-    file_contents,
-    sandboxes_made,
-    surveyed,
-)
+from sandboxrun.lifecycle import places
+from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Plan
-from sandboxrun.plan.operations import (
-    CaptureEvidence,
-    Operation,
-    RemoveLeftover,
-    RemoveNetwork,
-    RemoveSandbox,
-    RemoveVolume,
-    StartSandbox,
-    StopSandbox,
-)
 from sandboxrun.plan.planner import Options, check_others, make_destroy_plan, make_plan, not_as_declared
 from sandboxrun.plan.preflight import unfetched, watched_timeouts
 from sandboxrun.plan.steps import levels
@@ -75,7 +58,7 @@ if TYPE_CHECKING:
 class Failure(Data):
     """A step that failed."""
 
-    step: Operation
+    step: op.Operation
     error: SandboxrunError
 
 
@@ -112,7 +95,7 @@ class Applied(Data):
             )
 
 
-def execute(steps: Sequence[Operation], session: Session, *, parallelism: int) -> Applied:
+def execute(steps: Sequence[op.Operation], session: Session, *, parallelism: int) -> Applied:
     """Carry the steps out. Does not raise for a step that fails: see `Applied.check`.
 
     Steps that do not depend on a failed one go on. What this apply made for a sandbox and could not finish is
@@ -142,7 +125,7 @@ class _Run:
     """The state that the workers share, all of it under one lock. There are as many workers as steps could be carried
     out at once, up to `most`."""
 
-    def __init__(self, steps: Sequence[Operation], session: Session, most: int) -> None:
+    def __init__(self, steps: Sequence[op.Operation], session: Session, most: int) -> None:
         self._session, self._most = session, max(1, most)
         self.workers: list[threading.Thread] = []
         self._steps = {step.id: step for step in steps}
@@ -186,7 +169,7 @@ class _Run:
             self._session.stop.set()
             self._changed.notify_all()
 
-    def _take(self) -> Operation | None:
+    def _take(self) -> op.Operation | None:
         with self._changed:
             while True:
                 if self._session.stop.is_set() or self._needless:
@@ -202,7 +185,7 @@ class _Run:
                     return None
                 self._changed.wait(0.2)
 
-    def _attempt(self, step: Operation) -> SandboxrunError | None:
+    def _attempt(self, step: op.Operation) -> SandboxrunError | None:
         session, began = self._session, monotonic()
         try:
             session.guard()
@@ -210,7 +193,7 @@ class _Run:
             kind = "".join(f" {c.lower()}" if c.isupper() else c for c in type(step).__name__).strip()
             with span(kind, step=step.id, sandbox=step.address) as opened:
                 note = session.engine.perform(step, session)
-                if isinstance(step, CaptureEvidence) and (captured := session.captured.get(step.run)) is not None:
+                if isinstance(step, op.CaptureEvidence) and (captured := session.captured.get(step.run)) is not None:
                     index = captured.index
                     opened.note(run=step.run, ended=index.ending.how if index is not None else "")
         except SandboxrunError as error:
@@ -224,7 +207,7 @@ class _Run:
         session.listener(StepDone(step=step, seconds=monotonic() - began, note=note or ""))
         return None
 
-    def _finish(self, step: Operation) -> None:
+    def _finish(self, step: op.Operation) -> None:
         self._done.append(step.id)
         for other in self._needed_by.get(step.id, ()):
             needs = self._waiting[other]
@@ -239,11 +222,11 @@ class _Run:
                 self._session.listener(StepSkipped(step=self._steps[other], why=why))
                 self._skip_dependents(other, why)
 
-    def _abandon(self, failed: Operation) -> None:
+    def _abandon(self, failed: op.Operation) -> None:
         """What can't be started any more needs no one to wait for it; without any that was wanted, nothing does."""
         session = self._session
         steps = (failed, *(self._steps[id] for id in self._skipped))
-        session.abandoned |= {step.address for step in steps if isinstance(step, StartSandbox)}
+        session.abandoned |= {step.address for step in steps if isinstance(step, op.StartSandbox)}
         if session.wanted and session.wanted <= session.abandoned:
             self._needless = True
             session.abandoned |= {step.address for step in self._steps.values()}
@@ -256,7 +239,7 @@ class _Run:
             failures=tuple(self._failures),
             skipped=tuple(left),
             stopped=self._session.stop.is_set(),
-            left_out=tuple(self._steps[id].address for id in left if isinstance(self._steps[id], StartSandbox)),
+            left_out=tuple(self._steps[id].address for id in left if isinstance(self._steps[id], op.StartSandbox)),
         )
 
 
@@ -295,18 +278,18 @@ def plan_changes(
 
     Raises PlanError, EngineError.
     """
-    check_outside(profile.sandboxes, store)
+    places.check_outside(profile.sandboxes, store)
     with span("observe", project=profile.project, sensitive=profile.sensitive):
         snapshot = engine.observe(profile, store, workspaces=True)
     made = make_plan(profile, snapshot, options)
-    making = sandboxes_made(made, profile)
-    check_sources(making)
+    making = places.sandboxes_made(made, profile)
+    places.check_sources(making)
     if any(sandbox.spec.devices for sandbox in making) and engine.shares_filesystem():
-        check_devices(making)
-    found = tuple(content_faults(profile, making, environment))
+        places.check_devices(making)
+    found = tuple(places.content_faults(profile, making, environment))
     if errors := [fault for fault in found if fault.severity == "error"]:
         raise PlanError(*sorted(errors, key=lambda fault: fault.order))
-    made = surveyed(made, profile, store)
+    made = places.surveyed(made, profile, store)
     warnings = (*unfetched(making, snapshot), *watched_timeouts(making, snapshot.offers))
     return structs.replace(made, warnings=(*made.warnings, *found, *warnings))
 
@@ -399,7 +382,7 @@ def apply(
         if expected is not None and expected.destroy:
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:
-            made = surveyed(make_plan(profile, snapshot, options), profile, store)
+            made = places.surveyed(make_plan(profile, snapshot, options), profile, store)
         if expected is not None and expected.digest != made.digest:
             from sandboxrun.lifecycle.saved import explain_stale
 
@@ -409,7 +392,7 @@ def apply(
         check_others(made, settings.take_over)
         if proof is not None:
             with span("verify", project=profile.project):
-                proof.before(sandboxes_made(made, profile), guard)
+                proof.before(places.sandboxes_made(made, profile), guard)
             snapshot = structs.replace(snapshot, taken=engine.clock())
 
         def prepared(session: Session) -> None:
@@ -446,7 +429,7 @@ def destroy(
         check_others(made, settings.take_over)
         with ExitStack() as following:
             events: Events | None = None
-            if any(isinstance(step, StopSandbox) for step in made.operations):
+            if any(isinstance(step, op.StopSandbox) for step in made.operations):
                 with suppress(EngineError):  # else the engine is asked about each
                     events = following.enter_context(engine.follow(profile.project, 0.0))
             outcome = carry_out(made, snapshot, engine, profile, store, settings, lock.check, events=events)
@@ -454,7 +437,8 @@ def destroy(
     return outcome
 
 
-_REMOVAL = RemoveSandbox | RemoveNetwork | RemoveVolume | RemoveLeftover  # what by itself needs no evidence store
+# What by itself needs no evidence store.
+_REMOVAL = op.RemoveSandbox | op.RemoveNetwork | op.RemoveVolume | op.RemoveLeftover
 
 
 def carry_out(
@@ -473,13 +457,13 @@ def carry_out(
 ) -> CarriedOut:
     """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`. `asked` is what the caller
     has asked ahead."""
-    making = sandboxes_made(made, profile)
-    check_outside(making, store)
-    check_sources(making)
+    making = places.sandboxes_made(made, profile)
+    places.check_outside(making, store)
+    places.check_sources(making)
     if not all(isinstance(step, _REMOVAL) for step in made.operations):
         store.check()
     engine.check_neighbours(making, profile)
-    contents = file_contents(profile, settings.environment, making)
+    contents = places.file_contents(profile, settings.environment, making)
     session = Session(
         engine=engine,
         profile=profile,
@@ -510,7 +494,7 @@ def carry_out(
     session.before_start = starting
     session.listener(Planned(operations=made.operations))
     if asked is None:
-        ended = (session.observed(step.container) for step in made.operations if isinstance(step, CaptureEvidence))
+        ended = (session.observed(step.container) for step in made.operations if isinstance(step, op.CaptureEvidence))
         session.changes.update(ask_ahead(engine, ended, most=settings.parallelism))
     try:
         with span("carry out", sensitive=session.masked, project=profile.project, steps=len(made.operations)):

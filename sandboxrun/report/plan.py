@@ -12,18 +12,6 @@ from sandboxrun import __version__
 from sandboxrun.errors import mask, redact
 from sandboxrun.plan import text
 from sandboxrun.plan.changes import Action, Change, Plan, Reason
-from sandboxrun.plan.text import (
-    SYMBOL,
-    drift_lines,
-    label,
-    openings,
-    option_lines,
-    summary,
-    verb,
-    warnings,
-    why,
-    widenings,
-)
 from sandboxrun.report.diagnostics import diagnostic_json
 from sandboxrun.report.markdown import Page, code, cut, escaped, fenced
 from sandboxrun.spec.option import Effect
@@ -40,7 +28,7 @@ def plan_markdown(plan: Plan) -> str:
         f"<!-- sandboxrun plan {re.sub('-{2,}', '-', plan.project)} -->",
         f"### {escaped('sandboxrun plan')}: {code(plan.project)}",
         "",
-        f"**{escaped(redact(summary(plan), plan.sensitive))}**",
+        f"**{escaped(redact(text.summary(plan), plan.sensitive))}**",
         "",
     ]
     page = Page("\n".join([*title, ""]), whole="the whole plan")
@@ -50,37 +38,38 @@ def plan_markdown(plan: Plan) -> str:
         page.add_each((_row(change, plan) for change in told), "of the changes' lines")
         page.add("\n")
     for head, lines, of_what in (
-        ("More open than the defaults", openings(plan), "of what is open"),
-        ("Widens what sandboxes may do", widenings(plan), "of the widenings"),
-        ("Warnings", [warning.message for warning in warnings(plan)], "of the warnings"),
+        ("More open than the defaults", text.openings(plan), "of what is open"),
+        ("Widens what sandboxes may do", text.widenings(plan), "of the widenings"),
+        ("Warnings", [warning.message for warning in text.warnings(plan)], "of the warnings"),
     ):
         listed = [f"- {escaped(cut(redact(line, plan.sensitive), 600))}\n" for line in lines]
         page.add_each([f"\n#### {head}\n\n", *listed, "\n"] if listed else [], of_what)
     drifted = [
-        f"\n{_name(label(change, plan.sensitive))}\n\n{fenced(_coloured(drift_lines(change, plan.sensitive)))}"
+        f"\n{_name(text.label(change, plan.sensitive))}\n\n"
+        + fenced(_coloured(text.drift_lines(change, plan.sensitive)))
         for change in plan.changes
         if change.drift
     ]
     drifted[:1] = [f"\n#### Changed outside sandboxrun since the last apply\n{first}" for first in drifted[:1]]
     page.add_each(drifted, "of the resources that drifted")
     details = [
-        f"\n<details><summary>{_name(f'{SYMBOL[change.action]} {label(change, plan.sensitive)}')} {verb(change)}"
-        f"</summary>\n\n{fenced(_coloured(lines))}\n</details>\n"
+        f"\n<details><summary>{_name(f'{text.SYMBOL[change.action]} {text.label(change, plan.sensitive)}')} "
+        f"{text.verb(change)}</summary>\n\n{fenced(_coloured(lines))}\n</details>\n"
         for change in plan.pending
-        if (lines := option_lines(change, plan.sensitive))
+        if (lines := text.option_lines(change, plan.sensitive))
     ]
     page.add_each(details, "of the changes' options")
     page.add(f"<sub>{code(plan.digest)}</sub>\n")
     return page.text
 
 
-def _name(text: str) -> str:
-    return code(cut(text, 300))
+def _name(named: str) -> str:
+    return code(cut(named, 300))
 
 
 def _row(change: Change, plan: Plan) -> str:
     done = change.reason is Reason.DONE
-    reason = why(change, plan.sensitive)
+    reason = text.why(change, plan.sensitive)
     forcing = [d.key for d in change.differences if d.effect is Effect.REPLACE]
     if change.action is Action.REPLACE and forcing:
         reason = "; ".join(filter(None, (reason, f"{', '.join(forcing)} forces replacement")))
@@ -90,9 +79,9 @@ def _row(change: Change, plan: Plan) -> str:
     sign, happens = (
         ("", "has run already" if done else "is kept")
         if change.action is Action.NONE
-        else (code(SYMBOL[change.action]), verb(change))
+        else (code(text.SYMBOL[change.action]), text.verb(change))
     )
-    return f"| {sign} | {_name(label(change, plan.sensitive))} | {happens} | {escaped(cut(reason, 300))} |\n"
+    return f"| {sign} | {_name(text.label(change, plan.sensitive))} | {happens} | {escaped(cut(reason, 300))} |\n"
 
 
 def _coloured(lines: Iterable[str]) -> list[str]:
@@ -155,7 +144,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 }
                 for step in plan.operations
             ],
-            "warnings": [diagnostic_json(warning) for warning in warnings(plan)],
+            "warnings": [diagnostic_json(warning) for warning in text.warnings(plan)],
             "widenings": [mask(to_builtins(widened), plan.sensitive, whole=False) for widened in text.widened_by(plan)],
         },
     }
@@ -203,7 +192,7 @@ def _parts(address: str) -> dict[str, Any]:
 
 
 def _named(change: Change, plan: Plan) -> dict[str, Any]:
-    return {key: redact(text, plan.sensitive) for key, text in resource_of(change.kind, change.address).items()}
+    return {key: redact(value, plan.sensitive) for key, value in resource_of(change.kind, change.address).items()}
 
 
 def _resource_change(change: Change, plan: Plan, declared: set[str]) -> dict[str, Any]:
@@ -217,7 +206,7 @@ def _resource_change(change: Change, plan: Plan, declared: set[str]) -> dict[str
     if change.reason not in _UNREMARKABLE:
         told["action_reason"] = _reason_plan_json(change, declared)
     extra = {"engine_name": change.name, "engine_id": change.container, "note": change.note}
-    told["sandboxrun"] = {key: redact(text, plan.sensitive) for key, text in extra.items() if text}
+    told["sandboxrun"] = {key: redact(value, plan.sensitive) for key, value in extra.items() if value}
     return told
 
 

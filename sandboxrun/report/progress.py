@@ -9,19 +9,8 @@ from typing import Protocol, TextIO
 
 from msgspec import Struct, field, structs
 
+from sandboxrun.backend import session as events
 from sandboxrun.backend.errors import DependencyFailed
-from sandboxrun.backend.session import (
-    Alive,
-    Event,
-    Planned,
-    StepDone,
-    StepFailed,
-    StepProgress,
-    StepSkipped,
-    StepStarted,
-    StillRunning,
-    Undone,
-)
 from sandboxrun.errors import SandboxrunError, one_line, redact, redacted
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan
@@ -152,22 +141,22 @@ class Tracker:
             for step in operations:
                 self._of(step).steps.add(step.id)
 
-    def feed(self, event: Event) -> Resource | None:
+    def feed(self, event: events.Event) -> Resource | None:
         """Note an event; the resource that it is about, as it is now, or None for an event about no step."""
         with self._lock:
             match event:
-                case StepStarted(step=step):
+                case events.StepStarted(step=step):
                     self._begin(step)
-                case Planned(operations=operations):
+                case events.Planned(operations=operations):
                     self.expect(operations)
                     return None
-                case StepProgress(step=step, text=text):
+                case events.StepProgress(step=step, text=text):
                     self._of(step).active[step.id] = doing(step, text)
-                case StepDone(step=step, note=note):
+                case events.StepDone(step=step, note=note):
                     self._end(step).words += [] if minor(step) else [done(step, note)]
-                case StepFailed(step=step):
+                case events.StepFailed(step=step):
                     self._end(step).failed = True
-                case StepSkipped(step=step):
+                case events.StepSkipped(step=step):
                     self._end(step).skipped = True
                 case _:
                     return None
@@ -223,7 +212,7 @@ class Progress(Protocol):
 
     def begin(self, plan: Plan) -> None: ...
 
-    def __call__(self, event: Event) -> None: ...
+    def __call__(self, event: events.Event) -> None: ...
 
     def say(self, text: str) -> None:
         """A remark beside the steps, such as what the project's lock waits for."""
@@ -311,7 +300,7 @@ class LineProgress:
         self._sensitive |= plan.sensitive
         self.tracker.expect(plan.operations)
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         resource = self.tracker.feed(event)
         for line in self._lines(event, resource):
             self._write(self.hide(line))
@@ -329,34 +318,36 @@ class LineProgress:
         """`text` without what is sensitive."""
         return redact(text, self._sensitive)
 
-    def _lines(self, event: Event, resource: Resource | None) -> list[str]:
+    def _lines(self, event: events.Event, resource: Resource | None) -> list[str]:
         match event:
-            case StepFailed(step=step, error=DependencyFailed() as error):  # the caller tells it, with what it comes to
+            case events.StepFailed(
+                step=step, error=DependencyFailed() as error
+            ):  # the caller tells it, with what it comes to
                 self._blocked.add(step.address)
                 return self._annotations(error) if self._github else []
-            case StepFailed(step=step, error=error):
+            case events.StepFailed(step=step, error=error):
                 before = f"{', '.join(resource.words)}; " if resource is not None and resource.words else ""
                 said = one_line(
                     "; ".join(diagnostic.message for diagnostic in error.diagnostics)
                 )  # the help comes later
                 lines = [f"{resource_of(step.address)}: {before}failed while {doing(step)}: {said}"]
                 return lines + (self._annotations(error) if self._github else [])
-            case StepSkipped(step=step, why=""):
+            case events.StepSkipped(step=step, why=""):
                 self._blocked.add(step.address)
-            case StepSkipped(step=step, why=why) if resource is not None and self._first_skip(resource):
+            case events.StepSkipped(step=step, why=why) if resource is not None and self._first_skip(resource):
                 return [f"{resource_of(step.address)}: skipped: {one_line(why)}"]
-            case Undone(address=address, what=what) if address not in self._blocked:
+            case events.Undone(address=address, what=what) if address not in self._blocked:
                 return [f"{resource_of(address)}: {undone(what)}"]
-            case StepDone() if resource is not None and not self._quiet:
+            case events.StepDone() if resource is not None and not self._quiet:
                 return self._done(event, resource)
-            case StillRunning(sandboxes=alive) if not self._quiet:
+            case events.StillRunning(sandboxes=alive) if not self._quiet:
                 lines = [f"{resource_of(one.address)}: {running(one, self.hide)}" for one in alive[:LISTED]]
                 return [*lines, *([f"and {len(alive) - LISTED} more"] if len(alive) > LISTED else [])]
-            case StepProgress(step=step, text=text) if not self._quiet and self._due(step.id):
+            case events.StepProgress(step=step, text=text) if not self._quiet and self._due(step.id):
                 return [f"{resource_of(step.address)}: {doing(step, text)}"]
         return []
 
-    def _done(self, event: StepDone, resource: Resource) -> list[str]:
+    def _done(self, event: events.StepDone, resource: Resource) -> list[str]:
         if self._verbose:
             note = f", {one_line(event.note)}" if event.note and event.note not in done(event.step, event.note) else ""
             return [f"{resource_of(resource.address)}: {done(event.step, event.note)}{note} ({event.seconds:.1f}s)"]
@@ -393,7 +384,7 @@ def undone(what: str) -> str:
     return one_line(f"{what.removesuffix('removed')}rolled back" if what.endswith("removed") else what)
 
 
-def running(alive: Alive, hide: Callable[[str], str] = str) -> str:
+def running(alive: events.Alive, hide: Callable[[str], str] = str) -> str:
     """How a sandbox is that is waited for: `running for 2m05s, 41.2 MiB of 512.0 MiB: compiling module 7`."""
     of = f" of {size(alive.limit)}" if alive.limit else ""
     memory = f", {size(alive.memory)}{of}" if alive.memory is not None else ""

@@ -12,17 +12,7 @@ from time import monotonic
 from typing import Any
 
 from sandboxrun import __version__
-from sandboxrun.backend.session import (
-    Alive,
-    Event,
-    StepDone,
-    StepFailed,
-    StepProgress,
-    StepSkipped,
-    StepStarted,
-    StillRunning,
-    Undone,
-)
+from sandboxrun.backend import session as events
 from sandboxrun.errors import one_line, redact, redacted
 from sandboxrun.plan.changes import Action, Change, Plan
 from sandboxrun.plan.text import summary, warnings
@@ -81,14 +71,14 @@ class JsonProgress:
         add, changed, remove = plan.counts
         self._summary(summary(plan), add, changed, remove, "plan")
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         resource = self._tracker.feed(event)
         match event:
-            case Undone(address=address, what=what):
+            case events.Undone(address=address, what=what):
                 self._log("warn", f"{address}: {undone(what)}")
-            case StepSkipped(step=step, why=why):
+            case events.StepSkipped(step=step, why=why):
                 self._log("warn", f"{step.address}: {step.id}: skipped: {why or 'a dependency failed'}")
-            case StillRunning(sandboxes=alive):
+            case events.StillRunning(sandboxes=alive):
                 for one in alive:
                     self._alive(one)
             case _ if resource is not None:
@@ -111,19 +101,19 @@ class JsonProgress:
         text = f"Apply ended. Resources: {add} added, {change} changed, {remove} destroyed."
         self._summary(text, add, change, remove, "destroy" if self._plan.destroy else "apply")
 
-    def _step(self, event: Event, resource: Resource) -> None:
+    def _step(self, event: events.Event, resource: Resource) -> None:
         address = resource.address
         match event:
-            case StepStarted() if address not in self._started:
+            case events.StepStarted() if address not in self._started:
                 self._started.add(address)
                 self._hook("apply_start", resource, f"{_BEGUN[self._action_of(address)]}...")
-            case StepProgress(step=step, text=text):
+            case events.StepProgress(step=step, text=text):
                 self._hook("apply_progress", resource, steps.doing(step, text), elapsed=True)
-            case StepDone() if resource.finished:
+            case events.StepDone() if resource.finished:
                 self._ended[address] = "completed"
                 told = finished(resource, self._tracker.now()).removeprefix(f"{steps.resource_of(address)}: ")
                 self._hook("apply_complete", resource, told, elapsed=True)
-            case StepFailed(step=step, error=error):
+            case events.StepFailed(step=step, error=error):
                 self._ended[address] = "errored"
                 self._hook("apply_errored", resource, f"failed while {steps.doing(step)}", elapsed=True, level="error")
                 for diagnostic in error.diagnostics:
@@ -131,7 +121,7 @@ class JsonProgress:
                     body = {"diagnostic": {**diagnostic_json(told_of), "address": self._shown(address)}}
                     self._line("error", f"Error: {told_of.message}", "diagnostic", body)
 
-    def _alive(self, alive: Alive) -> None:
+    def _alive(self, alive: events.Alive) -> None:
         hook = {
             "resource": self._resource(alive.address),
             "action": self._action_of(alive.address),

@@ -28,22 +28,7 @@ from requests.utils import get_environ_proxies
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from sandboxrun.backend.docker.transport import (
-    CLOSED,
-    PIECE,
-    Broken,
-    Dial,
-    LocalTransport,
-    Request,
-    TimedOut,
-    TransportError,
-    Unreachable,
-    Whole,
-    give_up,
-    lost,
-    seconds_left,
-    shut,
-)
+from sandboxrun.backend.docker import transport
 from sandboxrun.backend.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -73,7 +58,7 @@ def tls_config(tls: Tls | None) -> Any:
 class _Dialled(HTTPConnection):
     """A connection that `dial` opens."""
 
-    def __init__(self, dial: Dial, **options: Any) -> None:
+    def __init__(self, dial: transport.Dial, **options: Any) -> None:
         super().__init__(**options)
         self._dial = dial
 
@@ -85,14 +70,14 @@ class _Dialled(HTTPConnection):
 class _Dialling(HTTPAdapter):
     """Carries the session's requests over the connections of one dial."""
 
-    def __init__(self, dial: Dial, size: int) -> None:
+    def __init__(self, dial: transport.Dial, size: int) -> None:
         super().__init__()
         self._pool = HTTPConnectionPool("docker", maxsize=size)
         self._pool.ConnectionCls = partial(_Dialled, self._noted(dial))  # type: ignore[assignment]
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
-    def _noted(self, dial: Dial) -> Dial:
+    def _noted(self, dial: transport.Dial) -> transport.Dial:
         def noted(timeout: float | None) -> socket.socket:
             sock = dial(timeout)
             with self._lock:
@@ -107,7 +92,7 @@ class _Dialling(HTTPAdapter):
     def close(self) -> None:
         with self._lock:
             for sock in list(self._sockets):  # those too whose answer is still waited for
-                shut(sock)
+                transport.shut(sock)
         self._pool.close()
 
 
@@ -123,22 +108,24 @@ def _cause(error: BaseException) -> BaseException:
         seen = inner
 
 
-def _translated(error: BaseException) -> TransportError:
+def _translated(error: BaseException) -> transport.TransportError:
     """What requests, urllib3 or a socket raised, as one of ours."""
     match error:
         case requests.exceptions.SSLError():
-            return Unreachable(f"TLS failed ({_text(error)})", "check DOCKER_CERT_PATH and the certificates in it")
+            return transport.Unreachable(
+                f"TLS failed ({_text(error)})", "check DOCKER_CERT_PATH and the certificates in it"
+            )
         case requests.exceptions.ConnectTimeout():
-            return TimedOut("no connection in time")
+            return transport.TimedOut("no connection in time")
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError():
-            return TimedOut("no answer in time")
+            return transport.TimedOut("no answer in time")
         case requests.exceptions.ConnectionError(args=[first, *_]) if isinstance(
             getattr(first, "reason", first),
             urllib3.exceptions.NewConnectionError | urllib3.exceptions.NameResolutionError,
         ):
             help = "check the address, and that the engine listens there"
-            return Unreachable(f"no connection ({_text(error)})", help)
-    return lost(_cause(error))
+            return transport.Unreachable(f"no connection ({_text(error)})", help)
+    return transport.lost(_cause(error))
 
 
 def _text(error: BaseException) -> str:
@@ -166,7 +153,7 @@ class HijackedConnection:
     def _drain(self) -> bytes:
         """What came along with the head: it lies in the buffered reader."""
         try:
-            return bytes(self._file.read1(PIECE) or b"") if self._file.peek(1) else b""
+            return bytes(self._file.read1(transport.PIECE) or b"") if self._file.peek(1) else b""
         except OSError:
             return b""  # nothing there yet (with TLS, said by an exception)
 
@@ -182,7 +169,7 @@ class HijackedConnection:
                 return b""
             try:
                 data = self._step(lambda: self._sock.recv(size), select.POLLIN)
-            except Broken:
+            except transport.Broken:
                 if self._ended:
                     return b""
                 raise
@@ -210,9 +197,9 @@ class HijackedConnection:
             except BlockingIOError:
                 wanted = events
             except (OSError, ValueError) as error:
-                raise Broken(f"the connection was lost ({error})") from error
+                raise transport.Broken(f"the connection was lost ({error})") from error
             if self._ended:
-                raise Broken("the connection was ended")
+                raise transport.Broken("the connection was ended")
             waiter = select.poll()
             waiter.register(self._sock.fileno(), wanted)
             waiter.poll()
@@ -234,7 +221,7 @@ class HijackedConnection:
     def close(self) -> None:
         """End it: wake whoever reads, and give the descriptor back once nobody does."""
         self._ended = True
-        shut(self._sock)
+        transport.shut(self._sock)
         with self._reading:
             self._response.close()
 
@@ -268,13 +255,13 @@ class DockerPyResponse:
         try:
             # After "Connection: close" it is gone with the body's last byte, before the end is read.
             if self._deadline is not None and self._sock is not None and self._sock.fileno() >= 0:
-                self._sock.settimeout(seconds_left(self._deadline))
-            data = bytes(self._raw.read1(PIECE, decode_content=False))
+                self._sock.settimeout(transport.seconds_left(self._deadline))
+            data = bytes(self._raw.read1(transport.PIECE, decode_content=False))
         except Exception as error:  # a dozen kinds, ValueError and AttributeError too
             if not self._ends():
                 return self._left()
             self._give_back(keep=False)
-            give_up(_translated(error), error)
+            transport.give_up(_translated(error), error)
         if not data and self._ends():
             self._give_back(keep=True)
         return data or self._left()
@@ -303,7 +290,7 @@ class DockerPyResponse:
     def connection(self) -> HijackedConnection:
         """The connection itself."""
         if self._hijacked is None:
-            raise Broken("the engine did not hand the connection over")
+            raise transport.Broken("the engine did not hand the connection over")
         return self._hijacked
 
     def close(self) -> None:
@@ -315,13 +302,13 @@ class DockerPyResponse:
                 if not self._ended:
                     self._ended = self._closed = True
                     if self._sock is not None:
-                        shut(self._sock)
+                        transport.shut(self._sock)
 
 
 class DockerPyTransport:
     """Requests through one docker-py APIClient, which is a requests.Session with a pool of connections."""
 
-    def __init__(self, endpoint: Endpoint, dial: Dial | None = None, *, parallelism: int) -> None:
+    def __init__(self, endpoint: Endpoint, dial: transport.Dial | None = None, *, parallelism: int) -> None:
         """`dial` opens the connections; without it, `endpoint` is tcp and docker-py does."""
         self.endpoint = endpoint.url
         self._lock = threading.Lock()
@@ -345,13 +332,13 @@ class DockerPyTransport:
         carrier = client.get_adapter(client.base_url)
         self._carry = partial(carrier.send, stream=True, verify=client.verify, cert=client.cert, proxies=proxies)
 
-    def request(self, request: Request) -> DockerPyResponse:
+    def request(self, request: transport.Request) -> DockerPyResponse:
         """Send it and wait for the answer's head. One that drips in is bounded by `timeout` for each of its pieces, as
         requests has it. Raises TransportError."""
         deadline = request.deadline()
         try:
             response = self._send(request)
-        except Broken:
+        except transport.Broken:
             if request.method != "GET":
                 raise
             response = self._send(request)  # a kept connection that had ended
@@ -366,9 +353,9 @@ class DockerPyTransport:
             found.close()
         return found
 
-    def _send(self, request: Request) -> Any:
+    def _send(self, request: transport.Request) -> Any:
         if self._closed:
-            raise Unreachable(CLOSED)
+            raise transport.Unreachable(transport.CLOSED)
         body = request.body
         asked = requests.PreparedRequest()
         asked.method, asked.url = request.method, self._client.base_url + request.target
@@ -381,7 +368,7 @@ class DockerPyTransport:
         try:
             return self._carry(asked, timeout=(request.timeout, request.timeout))
         except (requests.exceptions.RequestException, OSError) as error:
-            give_up(_translated(error), error)
+            transport.give_up(_translated(error), error)
 
     def peer_pid(self) -> None:
         """The process that listens: neither tcp nor ssh tells."""
@@ -397,5 +384,6 @@ class DockerPyTransport:
         self._client.close()
 
 
-Response = Whole | DockerPyResponse  # read it piece by piece, or take the connection over: one of them
-Transport = LocalTransport | DockerPyTransport  # carries requests to one engine; usable from several threads at once
+Response = transport.Whole | DockerPyResponse  # read it piece by piece, or take the connection over: one of them
+# Carries requests to one engine; usable from several threads at once.
+Transport = transport.LocalTransport | DockerPyTransport

@@ -17,18 +17,7 @@ from sandboxrun.evidence.retention import Pruned, Retention, prune
 from sandboxrun.evidence.store import Store
 from sandboxrun.lifecycle import reap as reaping
 from sandboxrun.lifecycle.reap import Homes, Reaper, Scope
-from sandboxrun.report.reap import (
-    Connected,
-    Lost,
-    Metrics,
-    ProjectLooked,
-    ReaperEvent,
-    left_diagnostics,
-    reap_plain,
-    reap_text,
-    reaped_lines,
-    reaped_plain,
-)
+from sandboxrun.report import reap as forms
 from sandboxrun.report.stored import over_diagnostics, pruned_plain, pruned_text
 
 
@@ -108,7 +97,7 @@ def reap(
     homes = Homes(own=own, profile=profile, elsewhere=evidence_dir)
     stores = [store for store in (own, homes.store_elsewhere) if store is not None and prunes]
     if watch:
-        metrics = Metrics(endpoint, metrics_file) if endpoint is not None or metrics_file is not None else None
+        metrics = forms.Metrics(endpoint, metrics_file) if endpoint is not None or metrics_file is not None else None
         return _watch(given, scope, homes, metrics, partial(_tidy, stores, kept))
     with CleanStop() as stopping, opt.open_engine(given.host, given.parallelism) as engine, Telling(given) as telling:
         settings = opt.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
@@ -116,13 +105,13 @@ def reap(
         done = reaping.reap(engine, scope, homes=homes, settings=settings, dry_run=dry_run)
     pruned, faults = _prune(stores, kept)
     if given.as_json:
-        result({**reap_plain(done), **({"pruned": [pruned_plain(one) for _, one in pruned]} if pruned else {})})
+        result({**forms.reap_plain(done), **({"pruned": [pruned_plain(one) for _, one in pruned]} if pruned else {})})
     elif not given.quiet or done.reaped:
-        result(reap_text(done))
+        result(forms.reap_text(done))
     for store, one in pruned:
         note(pruned_text(one), quiet=given.quiet and not one.failed)
         tell_all(over_diagnostics(store, one))
-    tell_all((*faults, *left_diagnostics(done)))
+    tell_all((*faults, *forms.left_diagnostics(done)))
     bad = done.left or faults or any(one.failed or one.selection.over for _, one in pruned)
     return stopping.exit_code(1 if bad else 0)
 
@@ -147,11 +136,13 @@ def _tidy(stores: Iterable[Store], kept: Retention) -> None:
     tell_all(faults)
 
 
-def _watch(given: opt.Given, scope: Scope, homes: Homes, metrics: Metrics | None, tidy: Callable[[], None]) -> int:
+def _watch(
+    given: opt.Given, scope: Scope, homes: Homes, metrics: forms.Metrics | None, tidy: Callable[[], None]
+) -> int:
     """Until a signal ends it, which is no failure."""
     printing = _Printing(given.as_json)
 
-    def tell(told: ReaperEvent) -> None:
+    def tell(told: forms.ReaperEvent) -> None:
         printing(told)
         if metrics is not None:
             try:
@@ -173,16 +164,16 @@ class _Printing:
         self._json = as_json
         self._errors: dict[str, tuple[Diagnostic, ...]] = {}
 
-    def __call__(self, told: ReaperEvent) -> None:
+    def __call__(self, told: forms.ReaperEvent) -> None:
         match told:
-            case Connected():
+            case forms.Connected():
                 note("Following the engine.")
-            case Lost(error=error):
+            case forms.Lost(error=error):
                 tell_all(error.diagnostics)
-            case ProjectLooked(project=name, result=done):
+            case forms.ProjectLooked(project=name, result=done):
                 for one in done.reaped:
-                    result(reaped_plain(one) if self._json else "\n".join(reaped_lines(one)), indent=None)
-                errors = left_diagnostics(done)
+                    result(forms.reaped_plain(one) if self._json else "\n".join(forms.reaped_lines(one)), indent=None)
+                errors = forms.left_diagnostics(done)
                 if errors != self._errors.pop(name, ()):
                     tell_all(errors)
                 if errors:
