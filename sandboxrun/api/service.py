@@ -271,7 +271,7 @@ class SandboxService(Closing):
         self.store = Store(
             project_directory=self.directory, root=Path(evidence).absolute() if evidence is not None else None
         )
-        self._host, self._parallelism = host, parallelism
+        self._host, self._parallelism, self._process = host, parallelism, os.getpid()
         self._tell = Notifier(on_event)
         self._policy = Path(policy).absolute() if policy is not None else None
         self._engine: Engine | None = None
@@ -568,7 +568,8 @@ class SandboxService(Closing):
             self.start(made)
             yield made
         finally:
-            self.finish(made, force=True)
+            if os.getpid() == self._process:  # in one forked from it, the sandbox is not its own
+                self.finish(made, force=True)
 
     @contextlib.contextmanager
     def paused(self, sandbox: Sandbox) -> Iterator[None]:
@@ -716,7 +717,9 @@ class SandboxService(Closing):
 
     def close(self) -> None:
         """End the connections. Sandboxes that were not removed go on: the next start collects them once this
-        process has ended."""
+        process has ended. In a process forked from the service's it does nothing."""
+        if os.getpid() != self._process:
+            return
         with self._opening:
             engine, self._engine, self._closed = self._engine, None, True
         self._leasing.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import enum
+import os
 import signal
 import threading
 import weakref
@@ -393,7 +394,7 @@ class AgentSpawner(Closing):
         if service is not None and service_options:
             raise UsageError(f"{', '.join(service_options)}: the given service has them", help="leave them out")
         self.settings = settings or (service.settings if service is not None else Settings.from_environment())
-        self._own = service is None
+        self._own, self._process = service is None, os.getpid()
         self.service = service if service is not None else SandboxService(self.settings, **service_options)
         self._guard = ProcessGuard()
         self._most = max_parallel
@@ -408,7 +409,8 @@ class AgentSpawner(Closing):
         reference = weakref.ref(self)
 
         def close() -> None:
-            if (found := reference()) is not None and found.sessions:
+            found = reference()
+            if found is not None and os.getpid() == found._process and found.sessions:
                 with contextlib.suppress(RuntimeError):  # newer Pythons begin no threads any more: the next collects
                     found.close()
 
@@ -501,7 +503,10 @@ class AgentSpawner(Closing):
             self._next()
 
     def close(self, grace: float | None = None) -> None:
-        """Kill what still runs or waits, and wait until its evidence is kept and it is gone."""
+        """Kill what still runs or waits, and wait until its evidence is kept and it is gone. In a process forked from
+        the spawner's it does nothing: the agents are not its own."""
+        if os.getpid() != self._process:
+            return
         with self._lock:
             self._closed = True
         sessions = self.sessions

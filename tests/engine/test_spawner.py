@@ -402,6 +402,36 @@ def test_the_next_spawner_collects_what_a_killed_one_left(
         assert (spawner.service.store.path / entry.folder / "stdout.log").read_bytes() == b"lost\n"
 
 
+FORKING = textwrap.dedent(
+    """
+    import os, signal, sys
+    from pathlib import Path
+    from sandboxrun import AgentSpawner, Settings
+    host, image, project, home, workspace = sys.argv[1:]
+    settings = Settings(docker_host=host, default_image=image, network_mode="none")
+    with AgentSpawner(settings, project=project, directory=home) as spawner:
+        wait = ["sh", "-c", "until [ -e go ]; do sleep 0.1; done"]
+        session = spawner.spawn(wait, workspace=workspace)
+        with spawner.service.sandbox("box", command=["sleep", "600"]) as box:
+            if (child := os.fork()) == 0:
+                signal.alarm(120)
+                sys.exit(7)  # out of both blocks, and through what is to be done at the end of a program
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            assert box.exec(["true"]).exit_code == 0
+        Path(workspace, "go").touch()
+        assert session.result().ok, session.result()
+    """
+)
+
+
+def test_a_forked_process_ends_nothing_of_its_parents(
+    settings: Settings, project: str, home: Path, workspace: Path, _nothing_left: None
+) -> None:
+    arguments = [settings.docker_host, settings.default_image, project, home, workspace]
+    ran = subprocess.run([sys.executable, "-c", FORKING, *map(str, arguments)], timeout=240, capture_output=True)
+    assert ran.returncode == 0, ran.stderr.decode()
+
+
 def test_a_spawner_collects_unless_told_not_to(
     settings: Settings, project: str, home: Path, workspace: Path, _nothing_left: None
 ) -> None:

@@ -311,9 +311,16 @@ class DockerPyTransport:
     def __init__(self, endpoint: Endpoint, dial: transport.Dial | None = None, *, parallelism: int) -> None:
         """`dial` opens the connections; without it, `endpoint` is tcp and docker-py does."""
         self.endpoint = endpoint.url
+        self._where, self._dial, self._size = endpoint, dial, max(10, parallelism)
+        self._closed = False
+        self.begin()
+        transport.forgetful(self)
+
+    def begin(self) -> None:
+        """Without a connection: as made, and in a process forked from the one whose its connections are."""
+        endpoint, dial, size = self._where, self._dial, self._size
         self._lock = threading.Lock()
         self._live: weakref.WeakSet[DockerPyResponse] = weakref.WeakSet()
-        self._closed = False
         tls = tls_config(endpoint.tls)
         try:
             self._client = APIClient(_DIALLED if dial else endpoint.url, version=_BASE_VERSION, tls=tls, timeout=None)
@@ -323,7 +330,6 @@ class DockerPyTransport:
         proxies = {} if dial else get_environ_proxies(client.base_url)
         # Else the engine compresses archives, which would then be no tar.
         self._headers = CaseInsensitiveDict({**client.headers, "Accept-Encoding": "identity"})
-        size = max(10, parallelism)
         adapter = _Dialling(dial, size) if dial else HTTPAdapter(pool_connections=1, pool_maxsize=size)
         for scheme in ("http://", "https://"):
             client.mount(scheme, adapter)

@@ -20,11 +20,12 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from msgspec import Struct, structs
@@ -361,6 +362,22 @@ def give_up(told: TransportError, error: BaseException) -> NoReturn:
     raise told from (error if told.__traceback__ is None else None)
 
 
+class _Forgetful(Protocol):
+    def begin(self) -> None: ...
+
+
+_forgetful: weakref.WeakSet[_Forgetful] = weakref.WeakSet()
+forgetful = _forgetful.add  # has it `begin` anew in a forked process: two must not use one connection
+
+
+def _forked() -> None:
+    for transport in tuple(_forgetful):
+        transport.begin()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 # -- A local engine
 
 
@@ -393,10 +410,19 @@ class LocalTransport:
         self._where = endpoint
         self._parallelism = max(1, parallelism)
         self._dial = dial
-        self._lock = threading.RLock()
         self._idle: list[http.client.HTTPConnection] = []
-        self._asking: set[socket.socket] = set()
         self._closed = False
+        self.begin()
+        forgetful(self)
+
+    def begin(self) -> None:
+        """Without a connection: as made, and in a process forked from the one whose its connections are."""
+        self._lock = threading.RLock()
+        self._asking: set[socket.socket] = set()
+        idle, self._idle = self._idle, []
+        for connection in idle:  # this process's half: the other one goes on using it
+            connection.close()
+        self.__dict__.pop("_docker_py", None)
 
     @cached_property
     def _docker_py(self) -> DockerPyTransport:

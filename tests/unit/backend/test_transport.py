@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -88,6 +89,9 @@ def peer(route: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield make
 
 
+WAYS = pytest.mark.parametrize("method", ["GET", "POST"])
+
+
 def test_a_kept_connection_is_used_again(peer: Peer) -> None:
     numbers: list[int] = []
 
@@ -100,6 +104,28 @@ def test_a_kept_connection_is_used_again(peer: Peer) -> None:
     for _ in range(3):
         assert engine.inspect_container("a") == {}
     assert numbers == [0, 0, 0]
+
+
+@WAYS
+def test_a_forked_process_has_connections_of_its_own(peer: Peer, method: str) -> None:
+    numbers: list[int] = []
+
+    def script(client: socket.socket, number: int) -> None:
+        while until_end_of_head(client):
+            numbers.append(number)
+            client.sendall(OK)
+
+    engine = peer(script)
+    engine.request(method, "/x", operation="trying").read()
+    if (child := os.fork()) == 0:
+        try:
+            signal.alarm(60)
+            engine.request(method, "/x", operation="trying").read()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    engine.request(method, "/x", operation="trying").read()
+    assert numbers == [0, 1, 0]
 
 
 def test_a_get_is_sent_once_more_when_a_kept_connection_ended(peer: Peer) -> None:
@@ -470,9 +496,6 @@ def test_an_end_in_the_middle_of_a_kept_connection_is_no_failure(peer: Peer) -> 
     engine = peer(script)
     assert len(engine.inspect_containers(["a"])) == 1
     assert len(engine.inspect_containers(["b"])) == 1
-
-
-WAYS = pytest.mark.parametrize("method", ["GET", "POST"])
 
 
 def saying(said: bytes) -> Script:
