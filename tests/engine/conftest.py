@@ -14,13 +14,16 @@ from pathlib import Path
 import docker
 import pytest
 
+from sandboxrun import Settings
 from sandboxrun.backend.docker.client import connect
 from sandboxrun.gateway.image import build, reference
 from scripts import engine, image
 from tests.conftest import Cli
+from tests.engine.chaos import Project
 from tests.engine.leftovers import TEST_LABEL, sweep
 from tests.engine.own_engine import OwnEngine, open_engine, why_impossible
 from tests.engine.registry import LocalRegistry, open_registry
+from tests.engine.world import World, open_world
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -148,3 +151,24 @@ def _image(client: docker.DockerClient, name: str) -> str:
     if not image.present(client, name):
         pytest.fail(f"the engine has no image {name}; `make image` makes it")
     return name
+
+
+@pytest.fixture
+def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
+    """Sandboxes of this test's own that sleep in busybox, without a network."""
+    with open_world(engine_host, project, tmp_path, busybox) as opened:
+        yield opened
+
+
+@pytest.fixture
+def settings(engine_host: str, busybox: str) -> Settings:
+    """Sandboxes of busybox, without a network."""
+    return Settings(docker_host=engine_host, default_image=busybox, network_mode="none")
+
+
+@pytest.fixture
+def chaos(project: str, tmp_path: Path, engine_host: str, busybox: str) -> Iterator[Project]:
+    """A project whose commands are killed at chosen calls."""
+    made = Project(name=project, directory=tmp_path, host=engine_host, image=busybox)
+    yield made
+    made.destroy()

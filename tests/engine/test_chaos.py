@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ from tests.engine.own_engine import OwnEngine
 
 CALLS = 168  # more than the apply makes; what is beyond its last call ends by itself
 STEP = 12
-
-
-@pytest.fixture
-def chaos(project: str, tmp_path: Path, engine_host: str, busybox: str) -> Iterator[Project]:
-    made = Project(name=project, directory=tmp_path, host=engine_host, image=busybox)
-    yield made
-    made.destroy()
 
 
 def _begin(chaos: Project, client: docker.DockerClient) -> None:

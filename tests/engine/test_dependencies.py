@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,9 @@ from sandboxrun.plan.planner import Options
 from sandboxrun.spec.project import Profile
 from sandboxrun.spec.state import How
 from tests.conftest import Cli, Ran
-from tests.engine.world import World, open_world
+from tests.engine.world import World
 
 COMPLETED = {"condition": "service_completed_successfully"}
-
-
-@pytest.fixture
-def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
-    with open_world(engine_host, project, tmp_path, busybox) as opened:
-        yield opened
 
 
 def chain(world: World, prepare: str = "echo no; exit 3") -> Profile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import docker
 import pytest
@@ -14,13 +13,7 @@ from sandboxrun.lifecycle import apply as converge
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Plan, Reason
 from tests.engine.registry import LocalRegistry
-from tests.engine.world import World, change, open_world
-
-
-@pytest.fixture
-def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
-    with open_world(engine_host, project, tmp_path, busybox) as opened:
-        yield opened
+from tests.engine.world import World, change
 
 
 @pytest.fixture

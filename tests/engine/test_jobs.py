@@ -23,17 +23,11 @@ from sandboxrun.lifecycle.job import apply_and_wait
 from sandboxrun.lifecycle.watch import AT_ONCE, Watch
 from sandboxrun.spec.state import How
 from tests.conftest import Cli, Ran, until
-from tests.engine.world import World, change, open_world
+from tests.engine.world import World, change
 
 TASK = "echo hi; sleep 0.5; exit 3"
 LONGER = f"echo hi; sleep {AT_ONCE + 0.5}; exit 3"  # others get the lock meanwhile, and join those who wait
 ENDLESS = "trap 'exit 7' TERM; while :; do sleep 0.1; done"
-
-
-@pytest.fixture
-def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
-    with open_world(engine_host, project, tmp_path, busybox) as opened:
-        yield opened
 
 
 class Starts:

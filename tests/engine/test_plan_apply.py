@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,6 @@ from tests.engine.world import World, change, open_world
 
 OOM = "sleep 1; tail /dev/zero; sleep 1; exit 137"  # the engine hears of it only while the main process lives
 BRIDGE = {"network_mode": "bridge", "networks": ["default"]}
-
-
-@pytest.fixture
-def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
-    with open_world(engine_host, project, tmp_path, busybox) as opened:
-        yield opened
 
 
 def ended(world: World, profile: Profile, address: str = "a") -> Ended:

@@ -184,13 +184,6 @@ volumes: {{{{data: }}}}
 """
 
 
-@pytest.fixture
-def chaos(project: str, tmp_path: Path, engine_host: str, busybox: str) -> Iterator[Project]:
-    made = Project(name=project, directory=tmp_path, host=engine_host, image=busybox)
-    yield made
-    made.destroy()
-
-
 def _running(client: docker.DockerClient, name: str) -> list[str]:
     found = client.api.containers(filters={"label": f"sandboxrun.project={name}"})
     return sorted(c["Labels"]["sandboxrun.sandbox"] for c in found)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from sandboxrun.errors import PlanError
 from sandboxrun.lifecycle.saved import SavedPlan, read_saved, write_saved
 from sandboxrun.spec.project import Profile
-from tests.engine.world import World, open_world
-
-
-@pytest.fixture
-def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
-    with open_world(engine_host, project, tmp_path, busybox) as opened:
-        yield opened
+from tests.engine.world import World
 
 
 def saved(world: World, profile: Profile) -> SavedPlan:

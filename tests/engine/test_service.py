@@ -33,12 +33,6 @@ Make = Callable[..., SandboxService]
 
 
 @pytest.fixture
-def settings(engine_host: str, busybox: str) -> Settings:
-    """Sandboxes of busybox, without a network."""
-    return Settings(docker_host=engine_host, default_image=busybox, network_mode="none")
-
-
-@pytest.fixture
 def service(_nothing_left: None, settings: Settings, project: str, tmp_path: Path) -> Iterator[SandboxService]:
     """A service with a project of its own; what a failed test leaves in it is removed."""
     home = tmp_path / "home"

@@ -38,12 +38,6 @@ PATIENCE = 120  # seconds; no test needs them
 
 
 @pytest.fixture
-def settings(engine_host: str, busybox: str) -> Settings:
-    """Sandboxes of busybox, without a network."""
-    return Settings(docker_host=engine_host, default_image=busybox, network_mode="none")
-
-
-@pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Where the evidence goes."""
     (made := tmp_path / "home").mkdir()

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from sandboxrun.errors import ApplyError
 from sandboxrun.lifecycle import run as oneoff
 from sandboxrun.plan import operations as op
-from tests.engine.world import World, open_world
-
-
-@pytest.fixture
-def world(engine_host: str, project: str, tmp_path: Path, busybox: str) -> Iterator[World]:
-    with open_world(engine_host, project, tmp_path, busybox) as opened:
-        yield opened
+from tests.engine.world import World
 
 
 @pytest.mark.parametrize("user", ["1000:1000", "agent"])

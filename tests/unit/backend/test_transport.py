@@ -205,6 +205,16 @@ def test_a_stalling_engine_is_given_up(peer: Peer, said: bytes) -> None:
     done.set()
 
 
+def saying(said: bytes) -> Script:
+    """A peer that says the same to everything, and ends."""
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(said)
+
+    return script
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
@@ -215,12 +225,8 @@ def test_a_stalling_engine_is_given_up(peer: Peer, said: bytes) -> None:
     ],
 )
 def test_nonsense_is_named(peer: Peer, said: bytes, message: str) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        until_end_of_head(client)
-        client.sendall(said)
-
     with pytest.raises(EngineError, match=f"asking the engine about itself: {message}"):
-        peer(script).info()
+        peer(saying(said)).info()
 
 
 @pytest.mark.parametrize(
@@ -233,12 +239,8 @@ def test_nonsense_is_named(peer: Peer, said: bytes, message: str) -> None:
     ],
 )
 def test_error_bodies(peer: Peer, body: bytes, cause: str) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        until_end_of_head(client)
-        client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-
     with pytest.raises(NotFound) as raised:
-        peer(script).info()
+        peer(saying(b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))).info()
     assert (raised.value.cause, raised.value.status) == (cause, 404)
 
 
@@ -259,16 +261,14 @@ def test_a_body_may_come_in_pieces_of_any_kind(peer: Peer, kind: Callable[[Itera
 
 
 def test_an_engine_that_stops_taking_a_body_is_heard(peer: Peer) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        until_end_of_head(client)
-        client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nno, a")
-
     def endless() -> Iterator[bytes]:
         while True:
             yield b"x" * 65536
 
     with pytest.raises(NotFound, match="sending: no, a"):
-        peer(script).request("PUT", "/x", operation="sending", body=endless())
+        peer(saying(b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nno, a")).request(
+            "PUT", "/x", operation="sending", body=endless()
+        )
 
 
 def test_a_stream_ends_for_its_reader_when_another_thread_closes_it(peer: Peer) -> None:
@@ -312,11 +312,9 @@ def test_closing_the_engine_ends_its_streams(peer: Peer) -> None:
     ("version", "agreed"), [("1.41", "1.41"), ("1.51", "1.51"), ("1.60", "1.51"), ("2.0", "1.51"), ("1.44", "1.44")]
 )
 def test_the_version_that_both_know(peer: Peer, version: str, agreed: str) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        until_end_of_head(client)
-        client.sendall(b"HTTP/1.1 200 OK\r\nApi-Version: %b\r\nContent-Length: 2\r\n\r\nOK" % version.encode())
-
-    engine = Engine(peer(script).transport)
+    engine = Engine(
+        peer(saying(b"HTTP/1.1 200 OK\r\nApi-Version: %b\r\nContent-Length: 2\r\n\r\nOK" % version.encode())).transport
+    )
     assert engine.api_version == agreed
 
 
@@ -329,12 +327,8 @@ def test_the_version_that_both_know(peer: Peer, version: str, agreed: str) -> No
     ],
 )
 def test_engines_that_will_not_do(peer: Peer, field: bytes, message: str) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        until_end_of_head(client)
-        client.sendall(b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: 2\r\n\r\nOK" % field)
-
     with pytest.raises(Unsupported, match=message):
-        _ = Engine(peer(script).transport).api_version
+        _ = Engine(peer(saying(b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: 2\r\n\r\nOK" % field)).transport).api_version
 
 
 _WRONG_DATES = (
@@ -347,12 +341,8 @@ _WRONG_DATES = (
 
 @pytest.mark.parametrize("field", _WRONG_DATES)
 def test_a_clock_that_is_not_told(peer: Peer, field: bytes) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        until_end_of_head(client)
-        client.sendall(b"HTTP/1.1 200 OK\r\n%bContent-Length: 2\r\n\r\nOK" % field)
-
     with pytest.raises(EngineError, match="has no time"):
-        peer(script).clock()
+        peer(saying(b"HTTP/1.1 200 OK\r\n%bContent-Length: 2\r\n\r\nOK" % field)).clock()
 
 
 def test_the_clock_goes_on_from_the_last_answer(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,12 +424,8 @@ def test_an_upgrade_with_bytes_right_after_the_head(peer: Peer) -> None:
 
 
 def test_an_upgrade_that_was_refused(peer: Peer) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        until_end_of_head(client)
-        client.sendall(b'HTTP/1.1 409 Conflict\r\nContent-Length: 18\r\n\r\n{"message": "no."}')
-
     with pytest.raises(EngineError, match=r"attaching to container a: no$") as raised:
-        peer(script).attach_terminal("a")
+        peer(saying(b'HTTP/1.1 409 Conflict\r\nContent-Length: 18\r\n\r\n{"message": "no."}')).attach_terminal("a")
     assert raised.value.status == 409
 
 
@@ -478,12 +464,8 @@ def answer_to(id: bytes, fields: bytes = b"") -> bytes:
     ],
 )
 def test_several_gets_that_fail(peer: Peer, said: bytes, message: str) -> None:
-    def script(client: socket.socket, number: int) -> None:
-        until_end_of_head(client)
-        client.sendall(said)
-
     with pytest.raises(EngineError, match=f"inspecting 2 containers: {message}"):
-        peer(script).inspect_containers(["a", "b"])
+        peer(saying(said)).inspect_containers(["a", "b"])
 
 
 def test_an_end_in_the_middle_of_a_kept_connection_is_no_failure(peer: Peer) -> None:
@@ -496,16 +478,6 @@ def test_an_end_in_the_middle_of_a_kept_connection_is_no_failure(peer: Peer) -> 
     engine = peer(script)
     assert len(engine.inspect_containers(["a"])) == 1
     assert len(engine.inspect_containers(["b"])) == 1
-
-
-def saying(said: bytes) -> Script:
-    """A peer that says the same to everything, and ends."""
-
-    def script(client: socket.socket, number: int) -> None:
-        until_end_of_head(client)
-        client.sendall(said)
-
-    return script
 
 
 @WAYS
