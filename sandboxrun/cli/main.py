@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import io
 import os
 import sys
@@ -294,7 +293,6 @@ def _end(code: int) -> None:
 def _main(arguments: Sequence[str]) -> int:
     given = list(arguments)
     try:
-        gc.set_threshold(50_000, 20, 20)  # imports make objects that stay: looking through them is 8 % of a start
         hide(())
         _open_streams()
         for stream in (sys.stdout, sys.stderr):

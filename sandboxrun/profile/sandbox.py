@@ -377,7 +377,7 @@ def _origins(spec: SandboxSpec, node: MapNode, composed: ComposedSandbox) -> Ite
             base = bases.get(span.file.name) if span is not None else None
             via = f"base {base}" if base is not None else ""
             yield row.key, Provenance(span=span, via=via, items=item_spans(row.type, found))
-        elif value != row.default and row.key in _IMPLIED:
+        elif row.key in _IMPLIED and value != row.default:
             yield row.key, Provenance(via=f"implied by {_IMPLIED[row.key]}")
         else:
             yield row.key, _BY_DEFAULT

@@ -49,6 +49,12 @@ def read(found: Any) -> dict[str, str]:
     return {name: text for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}
 
 
+def text_of(found: Any, name: str) -> str | None:
+    """One label in an engine's answer, where not all of them are needed."""
+    text = found.get(name) if isinstance(found, Mapping) else None
+    return text if isinstance(text, str) else None
+
+
 def awaited(own: Mapping[str, str]) -> bool:
     """Whether the process that made a sandbox with these labels waits for its end."""
     return ONE_OFF in own or LEASE in own

@@ -62,11 +62,13 @@ def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSp
     changed: dict[str, Any] = {}
     for row in _INHERITED:
         mine, theirs = value_of(spec, row), getattr(image, row.key)
+        if mine is None:
+            continue
         if isinstance(mine, Mapping):
             kept = {key: value for key, value in mine.items() if key not in theirs or theirs[key] != value}
             if len(kept) != len(mine):
                 changed[row.key] = freeze(kept)
-        elif mine is not None and mine == theirs:
+        elif mine == theirs:
             changed[row.key] = None
     return structs.replace(spec, **changed) if changed else spec
 

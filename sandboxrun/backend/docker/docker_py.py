@@ -308,6 +308,8 @@ class DockerPyResponse:
 class DockerPyTransport:
     """Requests through one docker-py APIClient, which is a requests.Session with a pool of connections."""
 
+    askers = 4  # threads that ask many questions, and wait for each answer
+
     def __init__(self, endpoint: Endpoint, dial: transport.Dial | None = None, *, parallelism: int) -> None:
         """`dial` opens the connections; without it, `endpoint` is tcp and docker-py does."""
         self.endpoint = endpoint.url

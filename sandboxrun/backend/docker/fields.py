@@ -98,9 +98,7 @@ class Live(Data):
 
     def label(self, name: str) -> str | None:
         """A label's text."""
-        found = self.config("Labels")  # a dozen placements ask, so not all of them are read
-        text = found.get(name) if isinstance(found, Mapping) else None
-        return text if isinstance(text, str) else None
+        return labels.text_of(self.config("Labels"), name)  # a dozen placements ask
 
 
 # -- The init that is PID 1 of a sandbox with a timeout and ends it in time, though no process of ours runs: its place,

@@ -93,7 +93,7 @@ def take_snapshot(
     declared = {s.spec.label: s.spec for s in profile.sandboxes}  # what runs is mostly one of them: not parsed then
     there = _all_of_few(engine, profile) if held is not None and events is not None else None
     listed = own_containers(engine, profile.project, listed=there, known=declared)
-    helpers = {str(c["Id"]): c for c in listed if labels.ROLE in labels.read(c.get("Labels"))}
+    helpers = {str(c["Id"]): c for c in listed if labels.text_of(c.get("Labels"), labels.ROLE) is not None}
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     sandboxes = _observed(inspected, profile, store, images, declared)
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes}, profile)
@@ -593,7 +593,7 @@ def own_containers(
     of_image = cache(partial(reserved, engine))
     if listed is None:
         listed = engine.containers(labels={labels.PROJECT: project, **(more or {})}, names=names)
-    ours = (c for c in listed if labels.read(c.get("Labels")).get(labels.PROJECT) == project)
+    ours = (c for c in listed if labels.text_of(c.get("Labels"), labels.PROJECT) == project)
     return tuple(c for c in ours if is_own_container(c, project, of_image(str(c.get("ImageID") or "")), known))
 
 
