@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from uuid import uuid4
 
 from sandboxrun.api.processes import PlainProcess, ProcessGuard
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from sandboxrun.api.sandbox import Sandbox
-    from sandboxrun.api.service import SandboxService
+    from sandboxrun.api.service import OnEvent, SandboxService
     from sandboxrun.api.settings import Declared
     from sandboxrun.evidence.store import Captured
 
@@ -368,6 +368,18 @@ MAX_PARALLEL = 32
 _TTL_SLACK = 3600  # seconds beyond its timeout after which anyone may collect what a lost spawner left
 
 
+class ServiceOptions(TypedDict, total=False):
+    """What `AgentSpawner` hands on to the SandboxService that it makes."""
+
+    project: str
+    directory: Path | str | None
+    host: str | None
+    evidence: Path | str | None
+    policy: Path | str | None
+    parallelism: int
+    on_event: OnEvent | None
+
+
 class AgentSpawner(Closing):
     """Spawns agents. Usable from several threads and from asyncio; a context manager of both kinds.
 
@@ -383,7 +395,7 @@ class AgentSpawner(Closing):
         service: SandboxService | None = None,
         max_parallel: int = MAX_PARALLEL,
         collect: bool = True,
-        **service_options: Any,
+        **service_options: Unpack[ServiceOptions],
     ) -> None:
         """`service` is one to use, and stays open; else one is made with `service_options` (project, directory, host,
         evidence). With the sandbox option off no engine is needed. Raises UsageError, EngineError, ApplyError."""

@@ -58,8 +58,8 @@ class Checked(Data):
     """What a check found. `runs` are those whose evidence is here, `removed` those that `prune` has removed, `files`
     and `bytes` what was compared, `unfinished` the folders that captures are writing to now.
 
-    `sealed` lines have this user's seal; the `unsealed` ones could not be checked, since there is no key for it here.
-    `more`: there are more problems than are listed. `last_line` is the digest to keep elsewhere.
+    `sealed` lines have this user's seal, `foreign` ones don't; the `unsealed` ones could not be checked, since there is
+    no key for it here. `more`: there are more problems than are listed. `last_line` is the digest to keep elsewhere.
     """
 
     problems: tuple[ChainProblem, ...] = ()
@@ -70,6 +70,7 @@ class Checked(Data):
     bytes: int = 0
     sealed: int = 0
     unsealed: int = 0
+    foreign: int = 0
     unfinished: tuple[str, ...] = ()
     last_line: str | None = None
 
@@ -131,7 +132,7 @@ class _Check:
         self._folders: dict[str, str] = {}  # to the run
         self._gone = {n.folder for n in notices(self._data) if n.action is NoticeKind.REMOVED}
         self._held: set[str] = set()
-        self._counts = dict.fromkeys(("runs", "removed", "files", "bytes", "sealed", "unsealed"), 0)
+        self._counts = dict.fromkeys(("runs", "removed", "files", "bytes", "sealed", "unsealed", "foreign"), 0)
         self._left = self._limits.unsealed_bytes
         self._unfinished: list[str] = []
 
@@ -203,6 +204,7 @@ class _Check:
         if self._store.is_own(line):
             self._counts["sealed"] += 1
             return True
+        self._counts["foreign"] += 1
         text = "is not sealed with this user's key: it was changed, or is another user's"
         self._add(line.folder, f"line {number} {text}")
         return False

@@ -441,7 +441,7 @@ class Reaper:
         tell: Callable[[ReaperEvent], None],
         *,
         doubt: float = DOUBT,
-        tidy: Callable[[], None] = lambda: None,
+        tidy: Callable[[], object] = lambda: None,
     ) -> None:
         self._tidy, self._untidy, self._unswept = tidy, False, False
         self._doubt = doubt

@@ -141,10 +141,15 @@ def audit(
     verdict = _live(given, found, terms, inputs, all_containers=all_containers) if live else reviewed()
     if fixing:
         return _fix(verdict, reviewed, writing, unsafe_fixes, quiet=given.quiet)
-    if write_baseline:
+    if write_baseline and verdict.gaps:
+        shout("the baseline was not written: not everything could be audited")
+    elif write_baseline:
         path = baseline if baseline is not None else root / BASELINE
         review.write_baseline(path, verdict, terms)
         note(f"wrote {path}", quiet=given.quiet)
+        # From here on it is known; what an older baseline had no place for is still found.
+        terms = review.terms(sources, today=today, strict=strict)
+        verdict = _live(given, found, terms, inputs, all_containers=all_containers) if live else reviewed()
     diff = None
     if base is not None and not verdict.gaps:  # what cannot be loaded cannot be compared: the exit code says so
         from sandboxrun.lifecycle.comparing import since

@@ -10,7 +10,7 @@ import click
 
 from sandboxrun.cli import options as opt
 from sandboxrun.cli.output import note, result, warn
-from sandboxrun.errors import UsageError
+from sandboxrun.errors import UsageError, amount
 from sandboxrun.evidence import retention
 from sandboxrun.evidence.checking import check
 from sandboxrun.evidence.errors import EvidenceError, reason_of
@@ -49,6 +49,9 @@ def verify_evidence(
     checked = check(store, only=only, last_line=last_line, seals=not without_seals)
     result(stored.checked_plain(checked) if given.as_json else stored.checked_text(checked))
     if checked.problems:
+        if checked.foreign:
+            help = "let its user check it, or pass --without-seals to check the rest of what another user saved"
+            warn(f"{amount(checked.foreign, 'line')} without this user's seal", help)
         return 1
     if checked.unsealed and not without_seals:
         help = "pass --without-seals to check the rest of evidence that another user or machine saved"

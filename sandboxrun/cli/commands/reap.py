@@ -98,46 +98,41 @@ def reap(
     stores = [store for store in (own, homes.store_elsewhere) if store is not None and prunes]
     if watch:
         metrics = forms.Metrics(endpoint, metrics_file) if endpoint is not None or metrics_file is not None else None
-        return _watch(given, scope, homes, metrics, partial(_tidy, stores, kept))
+        return _watch(given, scope, homes, metrics, partial(_prune, stores, kept, quiet=given.quiet))
     with CleanStop() as stopping, opt.open_engine(given.host, given.parallelism) as engine, Telling(given) as telling:
         settings = opt.settings(given, telling.listener, telling.waiting, stop=stopping.stop)
         stopping.begin()
         done = reaping.reap(engine, scope, homes=homes, settings=settings, dry_run=dry_run)
-    pruned, faults = _prune(stores, kept)
-    if given.as_json:
-        result({**forms.reap_plain(done), **({"pruned": [pruned_plain(one) for _, one in pruned]} if pruned else {})})
-    elif not given.quiet or done.reaped:
+    if not given.as_json and (not given.quiet or done.reaped):
         result(forms.reap_text(done))
-    for store, one in pruned:
-        note(pruned_text(one), quiet=given.quiet and not one.failed)
-        tell_all(over_diagnostics(store, one))
-    tell_all((*faults, *forms.left_diagnostics(done)))
-    bad = done.left or faults or any(one.failed or one.selection.over for _, one in pruned)
-    return stopping.exit_code(1 if bad else 0)
+    pruned, faulty = _prune(stores, kept, quiet=given.quiet)
+    if given.as_json:
+        result({**forms.reap_plain(done), **({"pruned": [pruned_plain(one) for one in pruned]} if pruned else {})})
+    tell_all(forms.left_diagnostics(done))
+    return stopping.exit_code(1 if done.left or faulty else 0)
 
 
-def _prune(stores: Iterable[Store], kept: Retention) -> tuple[list[tuple[Store, Pruned]], list[Diagnostic]]:
-    """Remove old evidence: what was removed, and why it could not be. What was reaped is told in any case."""
-    done, faults = list[tuple[Store, Pruned]](), list[Diagnostic]()
+def _prune(stores: Iterable[Store], kept: Retention, *, quiet: bool) -> tuple[list[Pruned], bool]:
+    """Remove old evidence, and tell what was removed, unless `quiet`, and what could not be: what was removed, and
+    whether anything is left that should not be."""
+    done, faulty = list[Pruned](), False
     for store in stores:
         try:
-            done.append((store, prune(store, kept)))
-        except SandboxrunError as error:
-            faults += error.diagnostics
-    return done, faults
-
-
-def _tidy(stores: Iterable[Store], kept: Retention) -> None:
-    """Remove old evidence, and tell what was removed or could not be: reaping goes on."""
-    pruned, faults = _prune(stores, kept)
-    for store, one in pruned:
-        note(pruned_text(one), quiet=not one.removed and not one.failed)
-        tell_all(over_diagnostics(store, one))
-    tell_all(faults)
+            one = prune(store, kept)
+        except SandboxrunError as error:  # what was reaped is told in any case, and a watching reaper goes on
+            tell_all(error.diagnostics)
+            faulty = True
+            continue
+        done.append(one)
+        note(pruned_text(one), quiet=not one.failed and (quiet or not one.removed))
+        over = over_diagnostics(store, one)
+        tell_all(over)
+        faulty = faulty or bool(one.failed or over)
+    return done, faulty
 
 
 def _watch(
-    given: opt.Given, scope: Scope, homes: Homes, metrics: forms.Metrics | None, tidy: Callable[[], None]
+    given: opt.Given, scope: Scope, homes: Homes, metrics: forms.Metrics | None, tidy: Callable[[], object]
 ) -> int:
     """Until a signal ends it, which is no failure."""
     printing = _Printing(given.as_json)

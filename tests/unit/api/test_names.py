@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.resources
+import inspect
 import pkgutil
 import subprocess
 import sys
 
 import sandboxrun
+from sandboxrun.api.service import SandboxService
+from sandboxrun.api.spawner import ServiceOptions
 from sandboxrun.errors import SandboxrunError
 
 # of the command line, or caught before they reach a caller
@@ -16,6 +19,14 @@ _INTERNAL = {"OutputFailed", "GitError", "Interrupted", "ProbeError", "Missing"}
 
 def test_the_package_is_typed() -> None:
     assert (importlib.resources.files("sandboxrun") / "py.typed").is_file()
+
+
+def test_a_spawner_takes_what_its_service_takes() -> None:
+    """As a type checker sees it."""
+    given = dict(inspect.signature(SandboxService.__init__).parameters)
+    del given["self"], given["settings"]
+    declared = {name: told.__forward_arg__ for name, told in ServiceOptions.__annotations__.items()}
+    assert declared == {name: parameter.annotation for name, parameter in given.items()}
 
 
 def test_no_name_is_a_modules() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.evidence.store import ChainEntry, Store, last_line
+from sandboxrun.evidence.store import ChainEntry, Store, last_line, seal_of
 from tests.unit.evidence.stores import record
 
 from .conftest import Say
@@ -54,6 +54,18 @@ def test_seals_that_could_not_be_checked_have_an_exit_code(
     assert "the seals were not checked: there is no key that can be trusted at" in said.err
     said = say("evidence", "verify", "--without-seals")
     assert (said.code, said.err) == (0, "")
+
+
+def test_without_this_users_seal_it_says_how_the_rest_is_checked(
+    say: Say, runs: list[ChainEntry], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    seal_of(b"")  # another user, who has a key
+    said = say("evidence", "verify")
+    assert said.code == 1 and "line 1 is not sealed with this user's key" in said.out
+    assert "3 lines without this user's seal\n  help: let its user check it, or pass --without-seals" in said.err
+    assert json.loads(say("evidence", "verify", "--json").out)["foreign"] == 3
+    assert say("evidence", "verify", "--without-seals").code == 0
 
 
 def test_without_a_chain_it_is_an_error(say: Say, here: Path, runs: list[ChainEntry]) -> None:

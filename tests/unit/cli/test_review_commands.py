@@ -260,6 +260,21 @@ def test_a_fix_says_what_was_not_audited(say: Say, profile: Path) -> None:
         assert said.code == 3 and "not audited: other.yaml: " in said.err
 
 
+def test_who_writes_a_baseline_is_told_what_is_left_then(say: Say, profile: Path) -> None:
+    assert say("audit").code == 1
+    said = say("audit", "--write-baseline")
+    assert said.code == 0 and "wrote " in said.err and "SBX" not in said.out
+    assert say("audit").code == 0
+    profile.write_text(PROFILE.replace("SYS_ADMIN", "SYS_MODULE"))
+    said = say("audit", "--write-baseline")  # it only shrinks
+    assert said.code == 1 and "SYS_MODULE" in said.out
+    before = (profile.parent / "sandboxrun-baseline.json").read_text()
+    profile.write_text(PROFILE + "    privileged: true\n")
+    said = say("audit", "--write-baseline")
+    assert said.code == 3 and "the baseline was not written: not everything could be audited" in said.err
+    assert (profile.parent / "sandboxrun-baseline.json").read_text() == before
+
+
 def test_a_baseline_is_not_written_by_another_revisions(say: Say, profile: Path) -> None:
     (profile.parent / "sandboxrun-baseline.json").write_text('{"findings": []}')
     said = say("audit", "--trust-ref", "HEAD", "--write-baseline")
