@@ -515,7 +515,8 @@ def _body(answer: http.client.HTTPResponse, sock: socket.socket, deadline: float
         body += piece
         if len(body) > most:
             raise TooLarge(f"the engine's answer is larger than {most} bytes")
-        sock.settimeout(seconds_left(deadline))
+        if sock.fileno() >= 0:  # after "Connection: close" newer Pythons end it with the body's last byte
+            sock.settimeout(seconds_left(deadline))
     if answer.length and answer.chunked is False:
         raise http.client.IncompleteRead(bytes(body), answer.length)
     answer.close()
