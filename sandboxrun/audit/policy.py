@@ -19,31 +19,23 @@ from sandboxrun.audit.rules.meta import CEILING, EGRESS_POLICY, IMAGE_POLICY, MO
 from sandboxrun.audit.subject import NONE, Subject
 from sandboxrun.data import Data
 from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, did_you_mean, is_null, plain_of
+from sandboxrun.spec import types
 from sandboxrun.spec.forms import below, covers, image_parts
-from sandboxrun.spec.types import (
-    Cpus,
-    Duration,
-    Integer,
-    OptionType,
-    Size,
-    describe,
-    freeze,
-)
 
 OFF = "off"
 T = TypeVar("T")
 # What a policy bounds: its key → the subject's field and the type that its value is read by. None there is unlimited.
-CEILINGS: Mapping[str, tuple[str, OptionType]] = freeze(
+CEILINGS: Mapping[str, tuple[str, types.OptionType]] = types.freeze(
     {
-        "mem_limit": ("memory", Size()),
-        "memswap_limit": ("swap", Size()),
-        "cpus": ("cpus", Cpus()),
-        "pids_limit": ("pids", Integer(least=1)),
-        "lifetime.timeout": ("timeout", Duration()),
-        "lifetime.ttl": ("ttl", Duration()),
-        "lifetime.idle": ("idle", Duration()),
-        "stop_grace_period": ("grace", Duration()),
-        "evidence.artifacts_limit": ("artifacts_limit", Size()),
+        "mem_limit": ("memory", types.Size()),
+        "memswap_limit": ("swap", types.Size()),
+        "cpus": ("cpus", types.Cpus()),
+        "pids_limit": ("pids", types.Integer(least=1)),
+        "lifetime.timeout": ("timeout", types.Duration()),
+        "lifetime.ttl": ("ttl", types.Duration()),
+        "lifetime.idle": ("idle", types.Duration()),
+        "stop_grace_period": ("grace", types.Duration()),
+        "evidence.artifacts_limit": ("artifacts_limit", types.Size()),
     }
 )
 KEYS = ("rules", "images", "egress", "ceilings", "mounts", "require", "waivers", "fail_on", "max_profile", "paths")
@@ -110,7 +102,7 @@ def parse_policy(node: Node | None, problems: Problems) -> Policy:
     if node is None or is_null(node):
         return Policy()
     if not isinstance(node, MapNode):
-        problems.add(f"expected a policy, found {describe(node)}", node.span, f"its keys are {', '.join(KEYS)}")
+        problems.add(f"expected a policy, found {types.describe(node)}", node.span, f"its keys are {', '.join(KEYS)}")
         return Policy()
     _check_keys(node, KEYS, "a policy", problems)
     parts = [_part(node, problems)]
@@ -123,7 +115,7 @@ def parse_policy(node: Node | None, problems: Problems) -> Policy:
                 continue
             parts.append(msgspec.structs.replace(_part(item, problems), match=match))
         else:
-            problems.add(f"expected a mapping, found {describe(item)}", item.span)
+            problems.add(f"expected a mapping, found {types.describe(item)}", item.span)
     waivers = _map(node, "waivers", ("inline", "not_inline", "longest_days"), problems)
     longest = _value(waivers.get("longest_days"), int, None, problems)
     if longest is not None and not 0 < longest <= MOST_DAYS:
@@ -149,13 +141,13 @@ def _part(node: MapNode, problems: Problems) -> PolicyPart:
     lists = (images.get("allow"), _map(node, "egress", ("allow",), problems).get("allow"), mounts.get("roots"))
     allowed, egress, roots = (None if one is None else _texts(one, problems) for one in lists)
     return PolicyPart(
-        rules=freeze(dict(_rules(node.get("rules"), problems))),
+        rules=types.freeze(dict(_rules(node.get("rules"), problems))),
         images=allowed,
         digests=_value(images.get("digests"), bool, False, problems),
         egress=egress,
-        ceilings=freeze(dict(_ceilings(node.get("ceilings"), problems))),
+        ceilings=types.freeze(dict(_ceilings(node.get("ceilings"), problems))),
         roots=roots,
-        require=freeze(dict(_require(node.get("require"), problems))),
+        require=types.freeze(dict(_require(node.get("require"), problems))),
     )
 
 
@@ -172,7 +164,7 @@ def _rules(node: Node | None, problems: Problems) -> Iterator[tuple[str, Severit
             yield pattern, SEVERITIES[word]
         else:
             expected = ", ".join((*SEVERITIES, OFF))
-            problems.add(f"expected one of {expected}, found {describe(value)}", value.span)
+            problems.add(f"expected one of {expected}, found {types.describe(value)}", value.span)
 
 
 def _ceilings(node: Node | None, problems: Problems) -> Iterator[tuple[str, float]]:
@@ -221,7 +213,7 @@ def _inside(node: Node | None, kind: type[MapNode] | type[ListNode], what: str, 
         return ()
     if not isinstance(node, kind):
         problems.add(
-            f"expected a {'list' if kind is ListNode else 'mapping'} of {what}, found {describe(node)}", node.span
+            f"expected a {'list' if kind is ListNode else 'mapping'} of {what}, found {types.describe(node)}", node.span
         )
         return ()
     found = node.entries if isinstance(node, MapNode) else node.items
@@ -237,7 +229,7 @@ def _map(node: MapNode, key: str, known: tuple[str, ...], problems: Problems) ->
         _check_keys(value, known, key, problems)
         return value
     if value is not None:
-        problems.add(f"expected a mapping, found {describe(value)}", value.span)
+        problems.add(f"expected a mapping, found {types.describe(value)}", value.span)
     return MapNode(entries=())
 
 
@@ -247,7 +239,7 @@ def _texts(node: Node | None, problems: Problems) -> tuple[str, ...]:
         if isinstance(item, Scalar) and isinstance(item.value, str):
             found.append(item.value)
         else:
-            problems.add(f"expected a text, found {describe(item)}", item.span)
+            problems.add(f"expected a text, found {types.describe(item)}", item.span)
     return tuple(found)
 
 
@@ -257,7 +249,7 @@ def _value(node: Node | None, kind: type, default: Any, problems: Problems) -> A
     if isinstance(node, Scalar) and type(node.value) is kind:
         return node.value
     words = {bool: "true or false", int: "a whole number", str: "a text"}
-    problems.add(f"expected {words[kind]}, found {describe(node)}", node.span)
+    problems.add(f"expected {words[kind]}, found {types.describe(node)}", node.span)
     return default
 
 

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from msgspec import Struct, field, structs
 
+from sandboxrun.backend import fake_process
 from sandboxrun.backend.base import Accounts, EngineTerms, Events, GatewayView, HostView, Lock, Machine, Project
 from sandboxrun.backend.completed import completed, with_others
 from sandboxrun.backend.errors import (
@@ -30,17 +31,6 @@ from sandboxrun.backend.errors import (
     LockLost,
     NameConflict,
     NotFound,
-)
-from sandboxrun.backend.fake_process import (
-    Box,
-    BoxOutput,
-    Following,
-    News,
-    Noted,
-    by_owner,
-    ended_in,
-    remembered_of,
-    text_of,
 )
 from sandboxrun.backend.session import (
     WIRING,
@@ -114,9 +104,9 @@ class World(Struct, kw_only=True):
     gone: bool = False  # the engine can't be reached
     blank: bool = False  # nothing is known: neither what runs nor what has run, nor where the engine is
     id: str = field(default_factory=lambda: uuid4().hex)
-    boxes: dict[str, Box] = field(default_factory=dict)
-    removed: dict[str, Box] = field(default_factory=dict)
-    noted: list[Noted] = field(default_factory=list)  # all that happened to boxes
+    boxes: dict[str, fake_process.Box] = field(default_factory=dict)
+    removed: dict[str, fake_process.Box] = field(default_factory=dict)
+    noted: list[fake_process.Noted] = field(default_factory=list)  # all that happened to boxes
     remembers: int = 256  # so much of it, the last, when it is asked
     networks: dict[str, ObservedNetwork] = field(default_factory=dict)  # by name
     volumes: dict[str, ObservedVolume] = field(default_factory=dict)
@@ -174,7 +164,7 @@ class Fake:
         if self.world.gone:
             raise EngineUnreachable(operation, "the engine does not answer")
 
-    def _box(self, id: str, operation: str) -> Box:
+    def _box(self, id: str, operation: str) -> fake_process.Box:
         with self.reached(operation) as world:
             found = world.boxes.get(id) or next((b for b in world.boxes.values() if b.name == id), None)
         if found is None:
@@ -249,9 +239,9 @@ class Fake:
             leftovers=(),
         )
 
-    def news(self, only: str | None = None) -> News:
+    def news(self, only: str | None = None) -> fake_process.News:
         self.reach("following the engine's events")
-        return News(self, only)
+        return fake_process.News(self, only)
 
     def observe_ended(self, profile: Profile, store: Any, ended: Mapping[str, History | None]) -> Snapshot:
         found = self.observe_these(profile, store, ended)
@@ -270,13 +260,13 @@ class Fake:
             for there in (world.networks, world.volumes)
         )
         names = Names(project=project, given_networks=networks, given_volumes=volumes)
-        return Project(names=names, ended=ended_in(world.boxes.values(), project))
+        return Project(names=names, ended=fake_process.ended_in(world.boxes.values(), project))
 
     def _snapshot(self, profile: Profile) -> Snapshot:
         world, project = self.world, profile.project
         boxes = [box for box in world.boxes.values() if box.labels.get(labels.PROJECT) == project]
         sandboxes = tuple(self._observed(box) for box in boxes if labels.ROLE not in box.labels)
-        orphaned, owned, lapsed = by_owner(boxes, world.leases, elsewhere=world.elsewhere)
+        orphaned, owned, lapsed = fake_process.by_owner(boxes, world.leases, elsewhere=world.elsewhere)
         beside = [
             Companion(
                 id=box.id,
@@ -319,7 +309,7 @@ class Fake:
         offline = known is None and reference not in self.world.registry
         return Image(reference=reference, config=known, note="offline" if offline else None)
 
-    def _observed(self, box: Box) -> ObservedSandbox:
+    def _observed(self, box: fake_process.Box) -> ObservedSandbox:
         own = box.labels
         return ObservedSandbox(
             id=box.id,
@@ -338,7 +328,7 @@ class Fake:
             document=box.document().raw,
         )
 
-    def _live(self, box: Box) -> SandboxSpec:
+    def _live(self, box: fake_process.Box) -> SandboxSpec:
         """What a container really is, less what its image gives."""
         config = next((image for image in self.world.images.values() if image.id == box.image), None)
         return without_inherited(box.spec, config)
@@ -382,20 +372,22 @@ class Fake:
     def sweep_leases(self) -> None:
         self.reach("listing volumes")
 
-    def follow(self, project: str, began: float, *, locking: bool = False) -> Following:
-        return Following(self, project, began)
+    def follow(self, project: str, began: float, *, locking: bool = False) -> fake_process.Following:
+        return fake_process.Following(self, project, began)
 
     # -- one sandbox --------------------------------------------------------------------------------------------
 
-    def attach(self, id: str, *, tty: bool | None = None) -> BoxOutput:
+    def attach(self, id: str, *, tty: bool | None = None) -> fake_process.BoxOutput:
         box = self._box(id, f"attaching to container {id[:12]}")
-        return BoxOutput(box, len(box.output), follow=True)
+        return fake_process.BoxOutput(box, len(box.output), follow=True)
 
     def attach_terminal(self, id: str) -> Any:
         raise EngineError(f"attaching to container {id[:12]}", "it has no terminal", status=400)
 
-    def logs(self, id: str, *, tty: bool | None = None, tail: int | None = None) -> BoxOutput:
-        return BoxOutput(self._box(id, f"reading the logs of container {id[:12]}"), -(tail or 0), follow=False)
+    def logs(self, id: str, *, tty: bool | None = None, tail: int | None = None) -> fake_process.BoxOutput:
+        return fake_process.BoxOutput(
+            self._box(id, f"reading the logs of container {id[:12]}"), -(tail or 0), follow=False
+        )
 
     def wait(self, id: str, *, timeout: float | None = None) -> int:
         operation = f"waiting for container {id[:12]}"
@@ -426,7 +418,7 @@ class Fake:
 
     def usage(self, id: str) -> Sample | None:
         box = self._box(id, f"asking for the usage of container {id[:12]}")
-        return Sample(time=text_of(time.time()), memory_bytes=1 << 20) if box.running else None
+        return Sample(time=fake_process.text_of(time.time()), memory_bytes=1 << 20) if box.running else None
 
     def changes(self, id: str) -> Sequence[tuple[str, str]]:
         self._box(id, f"asking for the changes of container {id[:12]}")
@@ -441,11 +433,11 @@ class Fake:
 
     def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         with self.reached("asking for events") as world:
-            return {id: remembered_of(world.boxes[id]) for id in ended if id in world.boxes}
+            return {id: fake_process.remembered_of(world.boxes[id]) for id in ended if id in world.boxes}
 
     def history_of_removed(self, id: str) -> History:
         with self.reached("asking for events") as world:
-            return remembered_of(world.removed[id]) if id in world.removed else History(known=False)
+            return fake_process.remembered_of(world.removed[id]) if id in world.removed else History(known=False)
 
     def pull(self, ref: str, *, platform: str | None = None, progress: Any = None) -> None:
         with self.reached(f"pulling {ref}") as world:
@@ -665,7 +657,7 @@ class Fake:
             ):
                 raise NameConflict(operation, f'The container name "/{name}" is already in use', status=409)
             limit = None if needs_watcher(spec, world.offers) else spec.lifetime.timeout
-            box = Box(name, own, image, spec, self, limit=None if limit is None else limit / 1e9)
+            box = fake_process.Box(name, own, image, spec, self, limit=None if limit is None else limit / 1e9)
             box.note("create")
             world.boxes[box.id] = box
         return box.id
@@ -689,7 +681,7 @@ class Fake:
         if len(sandbox.spec.networks) <= 1:
             self._read_back(sandbox, box)
 
-    def _read_back(self, sandbox: DeclaredSandbox, box: Box, only: Collection[str] | None = None) -> None:
+    def _read_back(self, sandbox: DeclaredSandbox, box: fake_process.Box, only: Collection[str] | None = None) -> None:
         config = self.world.images.get(sandbox.spec.image)
         found = mismatches(without_inherited(sandbox.spec, config), self._live(box))
         wrong = [d for d in found if only is None or d.key in only]
@@ -699,13 +691,13 @@ class Fake:
             )
             raise ApplyError(*(Diagnostic(message=message, span=sandbox.span) for message in told))
 
-    def _join(self, box: Box, network: str, attachment: Attachment, session: Session) -> None:
+    def _join(self, box: fake_process.Box, network: str, attachment: Attachment, session: Session) -> None:
         if network not in self.world.networks:
             raise NotFound(f"connecting to network {network}", f"network {network} not found", status=404)
         box.networks[network] = attachment
         self._renetwork(box, session)
 
-    def _renetwork(self, box: Box, session: Session) -> None:
+    def _renetwork(self, box: fake_process.Box, session: Session) -> None:
         names = session.profile.names
         box.spec = structs.replace(
             box.spec, networks=freeze({names.network_key(n): a for n, a in box.networks.items()})

@@ -7,18 +7,7 @@ Owns the union. Whoever walks it matches on the classes and ends with `assert_ne
 from __future__ import annotations
 
 from sandboxrun.data import Data
-from sandboxrun.spec.names import (
-    COMPANIONS,
-    CONFIGS,
-    EGRESS,
-    GATEWAY,
-    KEEPER,
-    PARTS,
-    RULES,
-    SECRETS,
-    WORKSPACE,
-    part_volume,
-)
+from sandboxrun.spec import names
 from sandboxrun.spec.option import private_network
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec
 from sandboxrun.spec.records import Attachment, FileRef
@@ -281,18 +270,18 @@ Operation = (
 def parts_of(sandbox: DeclaredSandbox) -> tuple[str, ...]:
     """The parts of a sandbox that have a volume of their own."""
     has = {
-        WORKSPACE: sandbox.workspace is not None,
-        SECRETS: bool(sandbox.spec.secrets),
-        CONFIGS: bool(sandbox.spec.configs),
-        RULES: GATEWAY in companions_of(sandbox.spec),
+        names.WORKSPACE: sandbox.workspace is not None,
+        names.SECRETS: bool(sandbox.spec.secrets),
+        names.CONFIGS: bool(sandbox.spec.configs),
+        names.RULES: names.GATEWAY in companions_of(sandbox.spec),
     }
-    return tuple(part for part in PARTS if has[part])
+    return tuple(part for part in names.PARTS if has[part])
 
 
 def companions_of(spec: SandboxSpec) -> tuple[str, ...]:
     """The containers that a sandbox needs beside its own."""
-    has = {GATEWAY: spec.egress is not None and spec.egress.has_gateway, KEEPER: bool(held_parts(spec))}
-    return tuple(role for role in COMPANIONS if has[role])
+    has = {names.GATEWAY: spec.egress is not None and spec.egress.has_gateway, names.KEEPER: bool(held_parts(spec))}
+    return tuple(role for role in names.COMPANIONS if has[role])
 
 
 def shares(spec: SandboxSpec) -> bool:
@@ -307,12 +296,12 @@ def held_parts(spec: SandboxSpec) -> tuple[str, ...]:
     """The parts that lie in memory: their volumes last as long as the keeper has them mounted."""
     workspace = spec.workspace
     sized = workspace is not None and workspace.access == "copy" and workspace.size is not None
-    return (*((WORKSPACE,) if sized else ()), *((SECRETS,) if spec.secrets else ()))
+    return (*((names.WORKSPACE,) if sized else ()), *((names.SECRETS,) if spec.secrets else ()))
 
 
 def networks_of(spec: SandboxSpec) -> tuple[str, ...]:
     """The keys of the project's networks that a sandbox, or its gateway, is on."""
-    outside = (EGRESS,) if GATEWAY in companions_of(spec) else ()
+    outside = (names.EGRESS,) if names.GATEWAY in companions_of(spec) else ()
     return (*spec.networks, *outside) if spec.network_mode != "none" else ()
 
 
@@ -329,5 +318,5 @@ def is_private(network: ObservedNetwork) -> bool:
 
 def own_volumes(name: str, snapshot: Snapshot) -> tuple[str, ...]:
     """The volumes on the engine that belong to the container `name` alone."""
-    parts = {part_volume(name, part) for part in PARTS}
+    parts = {names.part_volume(name, part) for part in names.PARTS}
     return tuple(volume.name for volume in snapshot.volumes if volume.name in parts)

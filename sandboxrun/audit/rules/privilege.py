@@ -253,17 +253,22 @@ def strong_group(s: Subject) -> Iterator[Hit]:
             yield Hit("group_add", f"group {group} has the rights of {what}", item=group, edit=REMOVE)
 
 
-@rule(
+def _unconfined(option: str, message: str) -> RuleCheck:
+    """A security option that is switched off, in any case."""
+
+    def holds(s: Subject) -> bool:
+        return s.security.get(option, "").lower() == "unconfined"
+
+    return where(holds, "security_opt", message, item=option, edit=REMOVE)
+
+
+no_seccomp = rule(
     about("SBX111", "No seccomp profile", HOST, STEP, cis="5.22", cwe=693, nist="3.4.3", pss="Seccomp"),
     why="Without seccomp every system call of the kernel can be reached, those with most of its holes too.",
     fix="remove seccomp=unconfined",
     bad="security_opt: [seccomp=unconfined]",
     good="security_opt: [seccomp=sandboxrun]",
-)
-def no_seccomp(s: Subject) -> Iterator[Hit]:
-    """seccomp unconfined, in every spelling."""
-    if s.security.get("seccomp", "").lower() == "unconfined":
-        yield Hit("security_opt", "seccomp is off: every system call is allowed", item="seccomp", edit=REMOVE)
+)(_unconfined("seccomp", "seccomp is off: every system call is allowed"))
 
 
 # What an engine's own profile denies without capabilities, and an attacker wants.
@@ -327,17 +332,13 @@ def looser_seccomp(s: Subject) -> Iterator[Hit]:
         yield Hit("security_opt", f"seccomp={value} {what}", item="seccomp")
 
 
-@rule(
+no_apparmor = rule(
     about("SBX114", "AppArmor off", HOST, INDIRECT, cis="5.2", cwe=693, nist="3.4.3", pss="AppArmor"),
     why="AppArmor denies writes below /proc and /sys and mounts, whatever capabilities a process has.",
     fix="remove apparmor=unconfined",
     bad="security_opt: [apparmor=unconfined]",
     good="security_opt: [no-new-privileges]",
-)
-def no_apparmor(s: Subject) -> Iterator[Hit]:
-    """apparmor=unconfined."""
-    if s.security.get("apparmor", "").lower() == "unconfined":
-        yield Hit("security_opt", "AppArmor is off", item="apparmor", edit=REMOVE)
+)(_unconfined("apparmor", "AppArmor is off"))
 
 
 @rule(
@@ -359,17 +360,13 @@ def no_label(s: Subject) -> Iterator[Hit]:
 # -- isolation: namespaces, devices, and what else of the host's kernel it shares
 
 
-@rule(
+unmasked = rule(
     about("SBX116", "System paths unmasked", HOST, STEP, cwe=668, pss="/proc Mount Type"),
     why="Engines hide parts of /proc and /sys that control the kernel; unmasked, root inside writes to them.",
     fix="remove systempaths=unconfined",
     bad="services: {agent: {image: busybox, security_opt: ['systempaths=unconfined']}}",
     good="services: {agent: {image: busybox, security_opt: ['no-new-privileges:true']}}",
-)
-def unmasked(s: Subject) -> Iterator[Hit]:
-    """systempaths=unconfined."""
-    if s.security.get("systempaths", "").lower() == "unconfined":
-        yield Hit("security_opt", "/proc and /sys are not masked", item="systempaths", edit=REMOVE)
+)(_unconfined("systempaths", "/proc and /sys are not masked"))
 
 
 @rule(
