@@ -88,11 +88,12 @@ def take_snapshot(
     files. With `events`, what other jobs saw completed since it began counts as this checkout's own record does. `held`
     was taken just now, which showed the project's volumes. `heard` are the histories of those whose end was followed.
     """
-    images = _Images(engine)
-    references = freeze(images.references(profile.sandboxes))
-    declared = {s.spec.label: s.spec for s in profile.sandboxes}  # what runs is mostly one of them: not parsed then
-    there = _all_of_few(engine, profile) if held is not None and events is not None else None
-    listed = own_containers(engine, profile.project, listed=there, known=declared)
+    images, few = _Images(engine), held is not None and events is not None
+    with Aside(partial(_listed, engine, profile, few=few), name="list") as listing:  # an engine is slow to list many
+        declared = {s.spec.label: s.spec for s in profile.sandboxes}  # what runs is mostly one of them: not parsed then
+        references = freeze(images.references(profile.sandboxes))
+    containers, there = listing.result()
+    listed = own_containers(engine, profile.project, listed=containers, known=declared)
     helpers = {str(c["Id"]): c for c in listed if labels.text_of(c.get("Labels"), labels.ROLE) is not None}
     inspected = engine.inspect_containers([str(c["Id"]) for c in listed if str(c["Id"]) not in helpers])
     sandboxes = _observed(inspected, profile, store, images, declared)
@@ -127,13 +128,17 @@ def take_snapshot(
     return structs.replace(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, unsettled, there)))
 
 
-def _all_of_few(engine: Engine, profile: Profile) -> tuple[Mapping[str, Any], ...] | None:
-    """All containers of an engine that has few: one list, then, of the project's own and of whatever has a name that
-    an apply needs. None where there are more."""
-    if len(profile.sandboxes) > _FEW // 2:
-        return None
-    listed = engine.containers(most=_FEW + 1)
-    return listed if len(listed) <= _FEW else None
+Listed = tuple[Mapping[str, Any], ...]
+
+
+def _listed(engine: Engine, profile: Profile, *, few: bool) -> tuple[Listed, Listed | None]:
+    """The project's containers, others perhaps among them; and all there are, where they are known: with `few`, of an
+    engine that has few it is one list of the project's own and of whatever has a name that an apply needs."""
+    if few and len(profile.sandboxes) <= _FEW // 2:
+        there = engine.containers(most=_FEW + 1)
+        if len(there) <= _FEW:
+            return there, there
+    return engine.containers(labels={labels.PROJECT: profile.project}), None
 
 
 def _by_owner(
