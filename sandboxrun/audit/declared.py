@@ -20,7 +20,7 @@ from sandboxrun.audit.subject import (
     with_sharing,
 )
 from sandboxrun.data import Data
-from sandboxrun.spec.forms import below
+from sandboxrun.spec.forms import below, is_of_the_host
 from sandboxrun.spec.project import DeclaredSandbox, FileSpec, NetworkSpec, Profile
 from sandboxrun.spec.records import FileRef
 from sandboxrun.spec.types import freeze
@@ -138,15 +138,25 @@ def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[
                 holds=disk.holds(real),
             )
         else:
-            device = profile.volumes[source].bound if source in profile.volumes else ""
+            shown = profile.volumes[source].bound if source in profile.volumes else ""
+            device = shown if is_of_the_host(shown) else ""
             yield Mounted(
-                kind="bind" if device.startswith("/") else "volume",
+                kind="bind" if device else "volume",
                 source=device or source,
                 target=mount.target,
-                written=source,
+                written=device or source,
                 read_only=mount.read_only,
                 inside=not device or below(device, str(profile.directory)),
             )
+    given = (("secrets", profile.secrets, sandbox.spec.secrets), ("configs", profile.configs, sandbox.spec.configs))
+    for key, declared, refs in given:
+        for ref in refs:
+            path = (declared.get(ref.source) or FileSpec()).file
+            if path is not None and not below(real := disk.real(path), top):
+                name = ref.file_name
+                yield Mounted(
+                    kind="bind", source=real, target=name, written=path, read_only=True, inside=False, key=key
+                )
 
 
 def _given(declared: Mapping[str, FileSpec], refs: tuple[FileRef, ...]) -> Iterator[GivenFile]:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sandboxrun.audit.rules.filesystem import engine_socket
-from sandboxrun.audit.subject import GivenFile, Mounted, PlaceOf, Scratch, Subject, host_path, nowhere
+from sandboxrun.audit.subject import PROFILE, GivenFile, Mounted, PlaceOf, Scratch, Subject, host_path, nowhere
 from sandboxrun.data import Data
 from sandboxrun.errors import Span, place_order
 from sandboxrun.spec import seccomp
@@ -103,6 +103,9 @@ def _kernel(s: Subject) -> Iterator[Grant]:
 def _outside(s: Subject) -> Iterator[Grant]:
     for hit in engine_socket.check(s):
         yield _one("mounts", hit.key, "has the engine's socket: it controls the host", hit.item)
+    for mount in s.mounts:  # another source than the option's own axis compares: a link may lie in its place
+        if s.kind == PROFILE and mount.kind == "bind" and not mount.inside and mount.written not in ("", mount.source):
+            yield _one("mounts", mount.key, f"is given {mount.source}, where {mount.written} leads", mount.target)
     for source in s.volumes_from:
         yield _one("mounts", "volumes_from", f"has the mounts of {source}", source)
     for mount in s.mounts:
@@ -371,7 +374,7 @@ def _moved(side: Side, profile: Profile) -> Side:
     bound = {
         name: msgspec.structs.replace(one, driver_opts={**one.driver_opts, "device": _relative(one.bound, profile)})
         for name, one in profile.volumes.items()
-        if one.bound
+        if one.bound.startswith("/")
     }
     return msgspec.structs.replace(
         side,

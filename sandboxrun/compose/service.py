@@ -39,7 +39,7 @@ from sandboxrun.compose.files import (
 )
 from sandboxrun.data import Data, json_as
 from sandboxrun.errors import ListNode, MapNode, Node, Scalar, Span, plain_of
-from sandboxrun.spec.forms import split_security
+from sandboxrun.spec.forms import is_of_the_host, split_security, volume_shows
 from sandboxrun.spec.types import freeze, parse_size
 
 # Every key of a service in the Compose Specification.
@@ -120,7 +120,7 @@ def _text(node: Node | None) -> str:
 
 
 def _flag(node: Node | None) -> bool:
-    return _text(node).lower() in ("true", "yes", "on", "1")
+    return _text(node).lower() in ("true", "yes", "y", "on", "1")
 
 
 def _items(node: Node | None) -> tuple[Node, ...]:
@@ -342,6 +342,13 @@ class _Service:
                 mounts.append(made)
             else:
                 scratch.append(made)
+        for key in ("secrets", "configs"):  # which Compose mounts from the host
+            for file in self.given(key):
+                if file.origin == "file" and not self.is_inside(file.source):
+                    mounts.append(
+                        Mounted(kind="bind", source=file.source, target=file.name, written=file.source, read_only=True,
+                                inside=False, key=key)
+                    )  # fmt: skip
         for item in _items(self.get("tmpfs")):
             target, _, options = _text(item).partition(":")
             self.at("tmpfs", target, item)
@@ -363,11 +370,14 @@ class _Service:
         if source.startswith((".", "/", "~", "$", "\\")) or re.match(r"[A-Za-z]:[\\/]", source):
             kind, inside = "npipe" if source.startswith("\\\\") else "bind", self.is_inside(source)
         else:
-            options = as_map(as_map(as_map(self.loaded.top.get("volumes")).get(source)).get("driver_opts"))
-            device = _text(options.get("device"))
-            if device.startswith("/dev/") or (device and re.search(r"(^|,)r?bind(,|$)", _text(options.get("o")))):
-                self.at("volumes", target, options.get("device"))
-                kind, source, written, inside = "bind", device, device, self.is_inside(device)
+            declared = as_map(as_map(self.loaded.top.get("volumes")).get(source))
+            options = as_map(declared.get("driver_opts"))
+            written_out = {str(key.value): _text(value) for key, value in options.entries}
+            device = volume_shows(written_out, _text(declared.get("driver")))
+            if is_of_the_host(device):
+                self.at("volumes", target, options.get("device") or declared.get("driver"))
+                kind, source, written = "bind", device, device
+                inside = device.startswith((".", "$")) and self.is_inside(device)
         return Mounted(
             kind=kind,
             source=source,

@@ -82,7 +82,8 @@ def _load(target: Target | None, inputs: Inputs) -> _Loaded:
 
 
 def _parties(profile: Profile | None) -> Parties:
-    return declared_parties(profile, declared.subjects(profile) if profile is not None else ())
+    disk = declared.Disk(real=os.path.realpath)
+    return declared_parties(profile, declared.subjects(profile, disk) if profile is not None else ())
 
 
 def _pair(pair: Pair, inputs: Inputs) -> PrivilegeDiff:

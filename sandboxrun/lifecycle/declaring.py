@@ -265,7 +265,8 @@ def other_ways(loaded: Loaded, inputs: Inputs) -> tuple[tuple[Alternative, ...],
     whether these are all. A name that is compared with something hidden in the template chooses whatever it hides."""
     written = loaded.written
     documents = (*written.bases, *written.documents)
-    nodes = [node for document in documents for _, node in document.sandboxes.values()]
+    nodes: list[Node] = [node for document in documents for _, node in document.sandboxes.values()]
+    nodes += [node for document in documents for block in document.objects.values() for _, node in block.entries]
     if not any(_CHOOSES.search(str(text.value)) for node in nodes for text in _templates(node)):
         return (), True
     closed = {name for name, variable in written.variables.items() if _is_closed(variable.rules)}

@@ -560,7 +560,18 @@ def parse_objects(
                     at = node.get("file") if isinstance(node, MapNode) else None
                     path = places.checked(value.file, (at or node).span, f"the {kind[:-1]}'s file", problems)
                     value = structs.replace(value, file=str(path))
-            elif value.name is not None or value.external:
+                parsed[kind][name] = value
+                continue
+            if isinstance(value, VolumeSpec) and value.bound and not places.allow_outside:
+                at = node.get("driver_opts") if isinstance(node, MapNode) else None
+                problems.add(
+                    f"the volume {name} shows {value.bound}, which is not the engine's own",
+                    at.span if at is not None else key.span,
+                    "mount a directory of the project, as in ./data:/data, or allow others if you trust the profile",
+                    option="--allow-outside",
+                    argument="allow_outside=True",
+                )
+            if value.name is not None or value.external:
                 given[kind][name] = value.name or name
                 if kind == "volumes" and given[kind][name].startswith(labels.INIT_VOLUME):
                     message = f"volumes named {labels.INIT_VOLUME}… are sandboxrun's own"

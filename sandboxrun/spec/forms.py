@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 Form = Callable[[str], str]
 
@@ -229,3 +229,32 @@ def split_security(item: str) -> tuple[str, str]:
 def join_security(name: str, value: str) -> str:
     """The pair as one text: `label=user:root`, `seccomp=debug`."""
     return f"{name}:{value}" if name.startswith(LABEL_PART) else f"{name}={value}"
+
+
+# File systems that show the host's kernel, whatever is mounted where: what they are where every host has them.
+_OF_THE_KERNEL = {
+    "proc": "/proc", "sysfs": "/sys", "devtmpfs": "/dev", "cgroup": "/sys/fs/cgroup", "cgroup2": "/sys/fs/cgroup",
+    "debugfs": "/sys/kernel/debug", "tracefs": "/sys/kernel/tracing", "securityfs": "/sys/kernel/security",
+    "bpf": "/sys/fs/bpf", "configfs": "/sys/kernel/config", "pstore": "/sys/fs/pstore", "efivarfs": "/sys/firmware/efi",
+}  # fmt: skip
+
+
+def volume_shows(options: Mapping[str, str], driver: str = "") -> str:
+    """What a volume shows that is not the engine's own, by the options of its driver: a path of the host, or a file
+    system by its type and device. "" for a directory of the engine's, and for memory."""
+    kind, device, words = options.get("type", ""), options.get("device", ""), options.get("o", "").split(",")
+    if driver not in ("", "local", "default"):
+        return f"{driver}:{device}"
+    if kind in _OF_THE_KERNEL:
+        return _OF_THE_KERNEL[kind]
+    if device.startswith("/") or {"bind", "rbind"} & set(words):
+        return device or "/"
+    if kind in ("", "none", "tmpfs"):
+        return ""
+    layers = (word.partition("=")[2].split(":")[0] for word in words if word.startswith(("upperdir=", "lowerdir=")))
+    return next(layers, "") or f"{kind}:{device}"
+
+
+def is_of_the_host(shown: str) -> bool:
+    """Whether what a volume shows is a path: no share of the network, nor what a plug-in has."""
+    return shown.startswith((".", "/", "~", "$")) and not shown.startswith("//")

@@ -330,6 +330,8 @@ def _place(side: Side, mount: Mount) -> str:
         return _normal(mount.source or "")
     spec = side.volumes.get(mount.source or "")
     device = spec.bound if spec is not None else ""
+    if device and not forms.is_of_the_host(device):
+        return f"volume {mount.source} ({device})"
     return _normal(device) if device else f"volume {mount.source}"
 
 

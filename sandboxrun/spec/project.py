@@ -81,9 +81,8 @@ class VolumeSpec(RowData):
 
     @property
     def bound(self) -> str:
-        """The host's path that its options bind; "" where they bind none."""
-        words = self.driver_opts.get("o", "").split(",")
-        return self.driver_opts.get("device", "") if {"bind", "rbind"} & set(words) else ""
+        """What of the host or the network its options show; "" for a volume of the engine's own."""
+        return forms.volume_shows(self.driver_opts)
 
 
 class FileSpec(RowData):

@@ -39,7 +39,7 @@ FULL = {
 MORE: dict[str, Any] = {
     "secrets": {"token": {"environment": "TOKEN"}},
     "networks": {"one": {}, "two": {}},
-    "volumes": {"logs": {}, "gone": {"driver_opts": {"type": "none", "o": "bind", "device": "/no/such/place"}}},
+    "volumes": {"logs": {}, "gone": {"driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": "size=none"}}},
 }
 
 

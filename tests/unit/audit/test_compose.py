@@ -30,15 +30,19 @@ networks:
   closed: {internal: true, driver_opts: {com.docker.network.bridge.gateway_mode_ipv4: isolated}}
   out: {}
   h: {external: true, name: host}
-secrets: {key: {file: ./key}}
+secrets: {key: {file: ./key}, hosts: {file: /root/.ssh/id_rsa}}
 volumes:
   data: {}
   share: {driver_opts: {type: cifs, device: //nas.example.com/s, o: 'username=me,password=hunter22,vers=3.0'}}
   disk: {driver_opts: {type: ext4, device: /dev/sda1}}
   system: {driver_opts: {type: none, o: 'rw,bind', device: '${ROOT:-/etc}'}}
   remote: {driver_opts: {type: nfs, device: ':/exports/data', o: 'addr=nas.example.com,nolock,soft'}}
+  layers: {driver_opts: {type: overlay, device: overlay, o: 'lowerdir=/etc,upperdir=/srv/u,workdir=/srv/w'}}
+  kernel: {driver_opts: {type: sysfs, device: sysfs}}
 configs:
   settings: {content: "[db]\\npassword = correcthorsebattery\\n"}
+  hosts: {file: /etc/shadow}
+  beside: {file: ../other/settings}
   plain: {content: "[db]\\npassword_file = /run/secrets/key\\ntoken_ttl = 3600\\n"}
 """
 
@@ -63,6 +67,12 @@ def test_a_hardened_service_has_no_finding(tmp_path: Path) -> None:
 
 
 ONE_THING_MORE = {
+    "privileged: Y": "SBX101",
+    "volumes: ['layers:/s']": "SBX204",
+    "volumes: ['kernel:/s']": "SBX204",
+    "secrets: [hosts]": "SBX206",
+    "configs: [hosts]": "SBX206",
+    "configs: [beside]": "SBX208",
     "group_add: [0]": "SBX110",
     "group_add: [docker]": "SBX110",
     'security_opt: [no-new-privileges, "systempaths=unconfined"]': "SBX116",

@@ -305,3 +305,16 @@ def test_a_change_that_hides_behind_a_value_is_compared(tmp_path: Path) -> None:
     assert [change.witness for change in compared([Pair(name="p", old=old, new=new)]).changes] == [
         "now has the capabilities SYS_ADMIN, when its template chooses otherwise"
     ]
+
+
+def test_a_link_in_place_of_a_mounted_directory_is_compared(tmp_path: Path) -> None:
+    sides = []
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sandbox.yaml").write_text("name: p\nsandboxes: {a: {volumes: ['./data:/data']}}\n")
+        sides.append(Target(kind="profile", paths=(tmp_path / name / "sandbox.yaml",)))
+    (tmp_path / "old/data").mkdir()
+    (tmp_path / "new/data").symlink_to("/etc")
+    assert [change.witness for change in compared([Pair(name="p", old=sides[0], new=sides[1])]).changes] == [
+        f"is now given /etc, where {tmp_path}/new/data leads"
+    ]

@@ -232,7 +232,7 @@ def test_each_difference_has_a_witness(old: dict[str, Any], new: dict[str, Any],
 
 def profile(directory: Path, sandboxes: dict[str, Any], **top: Any) -> Profile:
     """A profile of plain data."""
-    return load_data({"name": "p", "sandboxes": sandboxes, **top}, directory=directory)
+    return load_data({"name": "p", "sandboxes": sandboxes, **top}, directory=directory, allow_outside=True)
 
 
 def told(diff: PrivilegeDiff) -> list[str]:
