@@ -32,6 +32,7 @@ from sandboxrun.backend.errors import (
     NameConflict,
     NotFound,
 )
+from sandboxrun.backend.owner import this_process
 from sandboxrun.backend.session import (
     WIRING,
     Made,
@@ -138,7 +139,7 @@ class Fake:
 
     def __init__(self, world: World | None = None) -> None:
         self.world = world or World()
-        self.dead = False
+        self.dead, self.process = False, this_process()
 
     endpoint = "fake://"
 
@@ -266,7 +267,7 @@ class Fake:
         world, project = self.world, profile.project
         boxes = [box for box in world.boxes.values() if box.labels.get(labels.PROJECT) == project]
         sandboxes = tuple(self._observed(box) for box in boxes if labels.ROLE not in box.labels)
-        orphaned, owned, lapsed = fake_process.by_owner(boxes, world.leases, elsewhere=world.elsewhere)
+        orphaned, owned, lapsed, joined_by = fake_process.by_owner(boxes, world.leases, elsewhere=world.elsewhere)
         beside = [
             Companion(
                 id=box.id,
@@ -299,6 +300,7 @@ class Fake:
             orphaned=orphaned,
             owned=owned,
             lapsed=lapsed,
+            joined_by=joined_by,
             leftovers=tuple(c.id for c in beside if c.run not in runs),
             companions=tuple(c for c in beside if c.run in runs),
             helper=helper if needs_helper else None,

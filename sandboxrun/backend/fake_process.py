@@ -235,17 +235,19 @@ def text_of(seconds: float) -> str:
 
 def by_owner(boxes: Iterable[Box], leases: Mapping[str, Any], *, elsewhere: bool) -> tuple[frozenset[str], ...]:
     """The ids of those that are waited for: whose owner is gone, whose lives, and whose lease ran out, which alone
-    tells of owners that are `elsewhere`."""
+    tells of owners that are `elsewhere`; and who else waits for them."""
     awaited = [box for box in boxes if labels.awaited(box.labels) and labels.ROLE not in box.labels]
-    alive = set()
+    alive, joined_by = set(), set[str]()
     for box in awaited:
         token, owner = box.labels.get(labels.LEASE), decode(box.labels.get(labels.OWNER, ""))
-        others = (job for lease, job in leases.items() if token is not None and lease.startswith(f"{token}+"))
+        others = [job for lease, job in leases.items() if token is not None and lease.startswith(f"{token}+")]
+        joined_by |= {job.process.encode() for job in others if not job.dead}
         held = token in leases if elsewhere else not (box.job.dead or (owner is not None and owner.is_gone))
         if held or any(not job.dead for job in others):  # another job may wait for it too
             alive.add(box.id)
     rest = frozenset(box.id for box in awaited) - alive
-    return (frozenset(), frozenset(alive), rest) if elsewhere else (rest, frozenset(alive), frozenset())
+    by = (frozenset(), frozenset(alive), rest) if elsewhere else (rest, frozenset(alive), frozenset())
+    return *by, frozenset(joined_by)
 
 
 # -- What happened to them

@@ -254,6 +254,7 @@ class ProjectReaper:
         """What a reaper that goes on has to know of what is there."""
         self.states = Counter(state_of(o) for o in snapshot.sandboxes)
         owners = {decode(o.owner or "") for o in snapshot.sandboxes if o.id in snapshot.owned}
+        owners |= set(map(decode, snapshot.joined_by))
         self.owners = frozenset(owner for owner in owners if owner is not None)
         self.lapsed = snapshot.lapsed & {o.id for o in snapshot.sandboxes}
         reasons = due(snapshot)

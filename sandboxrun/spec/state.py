@@ -517,6 +517,7 @@ class Snapshot(Data):
     orphaned: frozenset[str] = frozenset()  # ids of awaited ones whose owner is gone, and that nobody else waits for
     owned: frozenset[str] = frozenset()  # ids of one-offs whose owner lives, or has a lease
     lapsed: frozenset[str] = frozenset()  # ids of awaited ones whose lease ran out; of any others nothing is known
+    joined_by: frozenset[str] = frozenset()  # who else waits for what an owner left that is gone, as labels have owners
     leftovers: tuple[str, ...] = ()  # ids of upload containers left by an apply that was killed
     companions: tuple[Companion, ...] = ()
     helper: Helper | None = None  # the image of gateways and keepers; None where no sandbox needs one

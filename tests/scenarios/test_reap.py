@@ -817,9 +817,33 @@ def test_who_waits_too_keeps_what_a_killed_one_made(tmp_path: Path) -> None:
     left.labels[labels.OWNER] = structs.replace(this_process(), started=1).encode()
     work = ProjectReaper(Fake(world), first.profile.names, Scope(), Homes(), ApplySettings())
     assert reaped(work.reap()) == {} and len(world.boxes) == 1
-    assert all(owner.is_gone for owner in work.owners) and work.next_look is not None
+    assert this_process() in work.owners and work.next_look is not None
     killed(second)
     assert reaped(reap(Fake(world), Scope())) == {"agent": Reason.ORPHANED} and empty(world)
+
+
+def test_a_watching_reaper_notices_at_once_that_the_last_one_who_waited_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandboxrun.lifecycle.reap._JOINED", 3600.0)
+    world = new_world()
+    first, second = (job_on(world, tmp_path / name, {"agent": {}}) for name in ("first", "second"))
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        started = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
+        cast(Fake, second.backend).process = structs.replace(this_process(), pid=process.pid, started=started)
+        waiting(first)
+        also = Aside(lambda: apply_and_wait(second.backend, second.profile, second.store), name="second")
+        until(lambda: not also.alive or any("+" in lease for lease in world.leases))
+        killed(first)
+        (left,) = world.boxes.values()
+        left.labels[labels.OWNER] = structs.replace(this_process(), started=1).encode()
+        with Watching(world) as reaper:
+            reaper.until(lambda: any(isinstance(told, ProjectLooked) for told in reaper.told))
+            assert reaper.reaped == {}
+            killed(second)
+            process.kill()
+            reaper.until(lambda: reaper.reaped)
+            assert reaper.reaped == {"agent": Reason.ORPHANED} and empty(world)
 
 
 def test_the_next_apply_that_waits_goes_on_with_what_a_killed_one_left(tmp_path: Path) -> None:

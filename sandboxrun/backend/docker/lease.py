@@ -96,12 +96,15 @@ def living(engine: Engine, sandboxes: Mapping[str, tuple[str, datetime | None]])
     return frozenset(young | {id for id, (token, _) in sandboxes.items() if token in tokens})
 
 
-def joined(engine: Engine, tokens: Collection[str]) -> frozenset[str]:
-    """The tokens of processes that are gone which another one has joined, and lives. Raises EngineError."""
-    if not tokens:
-        return frozenset()
-    held = ((of.get(labels.LEASE, ""), decode(of.get(_OWNER, ""))) for of in _unexpired(engine, engine.clock()))
-    return frozenset(token for token, owner in held if token in tokens and owner is not None and not owner.is_gone)
+def joined(engine: Engine, tokens: Collection[str]) -> Mapping[str, frozenset[str]]:
+    """Of the tokens of processes that are gone, those that others have joined which live: these, as their labels have
+    them. Raises EngineError."""
+    found: dict[str, frozenset[str]] = {}
+    for of in _unexpired(engine, engine.clock()) if tokens else ():
+        token, owner = of.get(labels.LEASE, ""), of.get(_OWNER, "")
+        if token in tokens and (process := decode(owner)) is not None and not process.is_gone:
+            found[token] = found.get(token, frozenset()) | {owner}
+    return found
 
 
 def _unexpired(engine: Engine, now: datetime) -> Iterator[dict[str, str]]:

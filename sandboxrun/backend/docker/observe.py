@@ -99,7 +99,7 @@ def take_snapshot(
     sandboxes = _observed(inspected, profile, store, images, declared)
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes}, profile)
     sandboxes = _with_endings(engine, sandboxes, heard)
-    orphaned, owned, lapsed = _by_owner(engine, sandboxes)
+    orphaned, owned, lapsed, joined_by = _by_owner(engine, sandboxes)
     networks = own_networks(engine, profile.project)
     volumes = own_volumes(engine, profile.project, listed=held.listed if held is not None else None)
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.apart}
@@ -118,6 +118,7 @@ def take_snapshot(
         orphaned=orphaned,
         owned=owned,
         lapsed=lapsed,
+        joined_by=joined_by,
         leftovers=leftovers,
         companions=companions,
         helper=_helper(engine, profile.sandboxes),
@@ -143,9 +144,10 @@ def _listed(engine: Engine, profile: Profile, *, few: bool) -> tuple[Listed, Lis
 
 def _by_owner(
     engine: Engine, sandboxes: Iterable[ObservedSandbox]
-) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+) -> tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str]]:
     """The ids of those that are waited for: whose owner is gone, whose owner lives or has a lease, and whose lease ran
-    out. Leases are asked for only where an owner's process can't be seen from here, or may have been joined."""
+    out; and who else waits for what an owner left that is gone. Leases are asked for only where an owner's process
+    can't be seen from here, or may have been joined."""
     owners = {o.id: by for o in sandboxes if o.awaited and (by := decode(o.owner or "")) is not None}
     gone = frozenset(id for id, owner in owners.items() if owner.is_gone)
     alive = frozenset(id for id, owner in owners.items() if owner.is_alive)
@@ -153,15 +155,16 @@ def _by_owner(
     others = joined(engine, left.values())
     alive |= {id for id, token in left.items() if token in others}
     gone -= alive
+    joined_by = frozenset[str]().union(*others.values())
     far = {
         o.id: (o.labels[labels.LEASE], parse_time(o.created))
         for o in sandboxes
         if o.id in owners.keys() - gone - alive and labels.LEASE in o.labels
     }
     if not far:
-        return gone, alive, frozenset()
+        return gone, alive, frozenset(), joined_by
     leased = living(engine, far)
-    return gone, alive | leased, frozenset(far) - leased
+    return gone, alive | leased, frozenset(far) - leased, joined_by
 
 
 def own_networks(
@@ -273,7 +276,7 @@ def snapshot_of_ended(engine: Engine, profile: Profile, store: Store, ended: Map
             found.append(one)
     sandboxes = _observed(found, profile, store, _Images(engine))
     sandboxes = _with_endings(engine, sandboxes, {id: known for id, known in ended.items() if known is not None})
-    orphaned, owned, lapsed = _by_owner(engine, sandboxes)
+    orphaned, owned, lapsed, joined_by = _by_owner(engine, sandboxes)
     snapshot = Snapshot(
         project=profile.project,
         taken=engine.clock(),
@@ -282,6 +285,7 @@ def snapshot_of_ended(engine: Engine, profile: Profile, store: Store, ended: Map
         orphaned=orphaned,
         owned=owned,
         lapsed=lapsed,
+        joined_by=joined_by,
     )
     return _with_their_own(engine, profile, snapshot)
 
