@@ -85,7 +85,7 @@ def test_who_waits_is_told_how_they_are_that_run(side: Side) -> None:
 
 
 # Under the engine's init, which is mounted into the root as well, and under sandboxrun's.
-@pytest.mark.parametrize(("timeout", "read_only"), [(None, True), ("1h", True), ("1h", False)])
+@pytest.mark.parametrize(("timeout", "read_only"), [(None, True), (None, False), ("1h", True), ("1h", False)])
 def test_a_command_that_is_not_there_was_not_started(side: Side, timeout: str | None, read_only: bool) -> None:
     lifetime = {} if timeout is None else {"lifetime": {"timeout": timeout}}
     job = side.job(agent={"command": ["nothing-of-the-kind", "-v"], "read_only": read_only, **lifetime})
@@ -96,10 +96,12 @@ def test_a_command_that_is_not_there_was_not_started(side: Side, timeout: str | 
     assert result.exit_code == 125
 
 
-def test_a_command_that_removes_itself_has_run(side: Side) -> None:
+@pytest.mark.parametrize("timeout", [None, "1h"])
+def test_a_command_that_removes_itself_has_run(side: Side, timeout: str | None) -> None:
     """Nobody inside can make a run look as if it had never been."""
+    lifetime = {} if timeout is None else {"lifetime": {"timeout": timeout}}
     script = "echo a; rm -f $(command -v sh); exit 127"
-    job = side.job(agent=sh(script, read_only=False, user="0:0", lifetime={"timeout": "1h"}))
+    job = side.job(agent=sh(script, read_only=False, user="0:0", **lifetime))
     (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes)
     assert result.evidence is not None and result.evidence.index is not None
     ending = result.evidence.index.ending

@@ -170,6 +170,7 @@ def _may_be_memory(events: Iterable[Mapping[str, Any]]) -> bool:
 
 _MOST_PLACES = 64  # of a search path
 _DIRECTORY, _LINK = 1 << 31, 1 << 27  # of Go's FileMode
+_ENGINE_INIT = "/sbin/docker-init"
 _RUNTIMES = ("/proc", "/sys", "/dev")  # what lies there is no file of the container's
 
 
@@ -206,11 +207,11 @@ def _is_missing(engine: Engine, inspect: Mapping[str, Any], program: str) -> boo
         return False
     if host.get("ReadonlyRootfs"):
         return True
-    targets = [*_RUNTIMES, *(host.get("Tmpfs") or {}), *(path for path, _ in mounts)]
+    # Where it mounts the engine makes directories, and a file for its own init, maybe in one of the image's.
+    init = [stats.resolved(_ENGINE_INIT)] if host.get("Init") else []
+    targets = [*_RUNTIMES, *(host.get("Tmpfs") or {}), *(path for path, _ in mounts), *init]
     made = {str(above) for path in targets for above in (PurePosixPath(path), *PurePosixPath(path).parents)}
-    # Where it mounts the engine makes directories. Its own init is mounted too, into one of the image's: with that one
-    # in a root that can be written to, nothing is certain.
-    return all(path in made for path, _ in engine.changes(id))
+    return all(path in made and kind != "deleted" for path, kind in engine.changes(id))
 
 
 def _places(program: str, directory: str, environment: Iterable[str]) -> list[str]:
