@@ -5,6 +5,7 @@ Owns the order: read, split, compose, values, render, parse, check. All errors o
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from sandboxrun.errors import (
     node_of,
     plain_of,
     redacted,
+    spellings,
     walk,
 )
 from sandboxrun.profile.files import Places, own_files, with_protected
@@ -46,6 +48,7 @@ from sandboxrun.profile.layers import (
 from sandboxrun.profile.sandbox import (
     MOST_NODES,
     ComposedSandbox,
+    DeclaredObjects,
     MadeSandbox,
     Maker,
     check_addresses,
@@ -58,10 +61,10 @@ from sandboxrun.profile.templates import Renderer, TemplateScope, Ways, check_ke
 from sandboxrun.profile.variables import Inputs, Variable, parse_variables, resolve_values
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.spec.names import COMPANIONS, PROJECT, companion
-from sandboxrun.spec.option import Row, RowData, rows, values_of
+from sandboxrun.spec.option import Row, RowData, rows, to_plain, values_of
 from sandboxrun.spec.option_types import EgressOption
 from sandboxrun.spec.project import NetworkSpec, Profile
-from sandboxrun.spec.spec import NOT_OFFERED, ROWS, SpecType, digest_of
+from sandboxrun.spec.spec import NOT_OFFERED, ROWS, SandboxSpec, SpecType, digest_of
 from sandboxrun.spec.types import Text, freeze
 
 MOST_INSTANCES = 2000
@@ -222,6 +225,7 @@ class _Loader:
         check_addresses(made, objects.networks, self.problems)
         extended = {path: document.file for path, document in written.extended.items() if document is not None}
         read: dict[Path, SourceFile | None] = {**extended, **files, **maker.files}
+        self._keep(maker.passed, [one.sandbox.spec for one in made], objects)
         own = own_files((*self.paths, *read, *maker.other_files), objects.secrets, objects.configs)
         sandboxes = with_protected(sandboxes, own, places, self.problems)
         if not self.problems:
@@ -326,6 +330,20 @@ class _Loader:
 
     def _all_secrets(self) -> frozenset[str]:
         return self.secrets | frozenset(self.renderer.secrets)
+
+    def _keep(self, passed: set[str], specs: Sequence[SandboxSpec], objects: DeclaredObjects) -> None:
+        """Take the caller's values for secrets, unless the profile has them elsewhere: who chooses such a value, as a
+        branch's name is, would hide an option by it."""
+        if not passed or self.problems:
+            self.renderer.secrets |= passed
+            return
+        others = [{**spec.plain, "environment": None} for spec in specs]
+        declared = (objects.networks, objects.volumes, objects.secrets, objects.configs)
+        blocks = [to_plain(one) for block in declared for one in block.values()]
+        text = json.dumps([others, blocks], ensure_ascii=False).encode("utf-8", "surrogateescape")
+        for value in passed:
+            if not any(form in text for form in spellings(value.encode("utf-8", "surrogateescape"))):
+                self.renderer.secrets.add(value)
 
     def _finish(self) -> None:
         """Raise what was found, with no secret in it."""

@@ -192,6 +192,7 @@ class Maker:
         self.environment = environment
         self.files: dict[Path, SourceFile | None] = {}  # of `env_file`; None: not there, and not required
         self.other_files: list[Path] = []  # beside those, what was read for a sandbox
+        self.passed: set[str] = set()  # the caller's values that bare names of `environment` were given
         self._root = Path(os.path.realpath(places.root))
         self._dotenv: dict[Path, list[Pair]] = {}
 
@@ -293,7 +294,7 @@ class Maker:
             elif taken is not None:
                 filled[name] = taken
                 if value is None and len(taken) >= SHORTEST:
-                    self.renderer.secrets.add(taken)
+                    self.passed.add(taken)
         return structs.replace(spec, environment=freeze(filled)) if filled != spec.environment else spec
 
     def _seccomp(self, spec: SandboxSpec, node: MapNode) -> SandboxSpec:

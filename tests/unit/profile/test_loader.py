@@ -226,6 +226,17 @@ def test_the_callers_environment_reaches_bare_names_only(load_text: Load) -> Non
     assert "swordfish" not in render_json(profile) and "swordfish" not in render_yaml(profile)
 
 
+@pytest.mark.parametrize("value", ["SYS_ADMIN", "NIMDA_SYS", "/srv/data"])
+def test_no_value_of_the_callers_hides_an_option(value: str, load_text: Load, tmp_path: Path) -> None:
+    """Whoever opens a change may choose one: the name of its branch, in a variable that a profile then takes over."""
+    (tmp_path / "srv/data").mkdir(parents=True)
+    profile = load_text(
+        "sandboxes: {agent: {environment: [REF, KEY], cap_add: [SYS_ADMIN], volumes: ['./srv/data:/d']}}",
+        environment={"REF": value, "KEY": "swordfish"},
+    )
+    assert profile.sensitive == {"swordfish"}
+
+
 def test_secrets_are_masked_everywhere(load_text: Load) -> None:
     text = (
         "variables: {token: {type: string, sensitive: true}, pin: {type: integer, sensitive: true}}\n"
