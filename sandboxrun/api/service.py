@@ -517,14 +517,17 @@ class SandboxService(Closing):
                     raise UsageError(message, help="stop it first, or give force=True")
                 self.stop(sandbox)
             held.job.close()
-            held.observed = self._now(held)
-            gone = (held.observed,) if held.observed.state is GONE else ()
+            known, held.observed = held.observed.state, self._now(held)
+            lost = held.observed.state is GONE
+            if lost and not held.started and isinstance(known, Created):
+                held.observed = structs.replace(held.observed, state=known)  # it never ran: there is no evidence
+            gone = (held.observed,) if lost else ()
             held.job.collect((held.declared.sandbox,), own=True, whole=False, gone=gone, keep=keep)
             evidence, before = held.job.captured.get(held.observed.run), held.evidence
             held.evidence = evidence
             if evidence is not None and evidence.entry is not None and before is None:
                 self._tell(SandboxCaptured(**_of(held), folder=evidence.folder))
-            if keep and held.observed.state is not GONE and (name := held.job.kept(held.id)):
+            if keep and not lost and (name := held.job.kept(held.id)):
                 held.kept = name
                 self._tell(SandboxKept(**_of(held), container=name))
             else:

@@ -104,6 +104,20 @@ def test_one_never_started_leaves_no_evidence(service: SandboxService) -> None:
     assert service.list() == ()
 
 
+def test_what_somebody_removed_leaves_the_evidence_that_was_seen_and_nothing_else(
+    service: SandboxService, workspace: Path, engine_client: docker.DockerClient
+) -> None:
+    ran, never = (service.create(name, command=SLEEP, workspace=workspace, access="copy") for name in ("a", "b"))
+    ran.start()
+    for made in (ran, never):
+        engine_client.api.remove_container(made.container_id, force=True)
+    captured = ran.remove()
+    assert captured is not None and captured.index is not None
+    assert (captured.index.ending.how, captured.index.ending.exit_code) == (How.KILLED, 137)
+    assert never.remove() is None
+    assert not engine_client.api.volumes(filters={"label": [f"sandboxrun.project={service.project}"]})["Volumes"]
+
+
 def test_a_sandbox_starts_once(service: SandboxService) -> None:
     made = sleeper(service)
     with pytest.raises(UsageError, match="started before"):
