@@ -257,6 +257,7 @@ class Alternative(Data, unshown=("values", "assumed")):
 
 
 MOST_PAIRS = 60
+_TASK = ("command", "entrypoint", "healthcheck", "hostname", "labels")  # what it does, not what it may do
 _CHOOSES = re.compile(r"[=<>!]=|[<>\[]|\b(?:if|in|is|and|or|not|get)\b")
 
 
@@ -274,7 +275,12 @@ def other_ways(loaded: Loaded, inputs: Inputs) -> tuple[tuple[Alternative, ...],
     used = {word for each in iterated if each is not None for text in _templates(each) for word in _words(text)}
     if used & written.variables.keys() <= closed:
         closed.add("each")
-    ways = Ways(closed=frozenset(closed), exploring=True)
+    options = [
+        entry for node in nodes if isinstance(node, MapNode) for entry in node.entries if entry[0].value in _TASK
+    ]
+    spans = (text.span for _, value in options for text in _templates(value))
+    task = frozenset((span.file.name, span.line, span.column) for span in spans if span is not None)
+    ways = Ways(closed=frozenset(closed), beside=task, exploring=True)
     load_under(loaded, inputs, {}, ways)
     found = [Alternative(assumed={place: value}) for place, values in ways.found.items() for value in values]
     if len(ways.found) > 1:  # what each alone would be refused for

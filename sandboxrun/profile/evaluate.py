@@ -247,7 +247,7 @@ def outcomes(program: Program, scope: Mapping[str, Any], work: Allowance) -> tup
 def explore(ways: Ways, place: Place, program: Program, values: Mapping[str, Any], now: Any) -> None:
     """Note what else the template at a place may be. With two closed names every pair of values is tried anyway."""
     names = {name for name, _ in program.names}
-    if names <= ways.closed and len(names) <= 2:
+    if place in ways.beside or (names <= ways.closed and len(names) <= 2):
         return
     others, complete = outcomes(program, values, ways.work)
     ways.complete &= complete

@@ -137,10 +137,12 @@ Place = tuple[str, int, int]  # of a scalar: file, line, column
 
 class Ways(Struct):
     """What a review asks of templates beside their values: what each could be as well, whatever it asks of names that
-    are not `closed`; or what comes of it where some are `assumed` to be something else."""
+    are not `closed`, those `beside` the matter left out; or what comes of it where some are `assumed` to be something
+    else."""
 
     assumed: Mapping[Place, Any] = field(default_factory=dict)
     closed: frozenset[str] = frozenset()
+    beside: frozenset[Place] = frozenset()
     found: dict[Place, list[Any]] = field(default_factory=dict)
     exploring: bool = False
     complete: bool = True
