@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -639,7 +640,10 @@ class Heard:
 
     def __init__(self, project: str) -> None:
         self._project = project
-        self._changed = threading.Condition()
+        self._know_nothing()
+
+    def _know_nothing(self) -> None:
+        self._process, self._changed = os.getpid(), threading.Condition()
         self._engine: Backend | None = None
         self._news: News | None = None
         self._since: datetime | None = None
@@ -647,6 +651,8 @@ class Heard:
 
     def follow(self, engine: Backend) -> None:
         """From now on, and again where the engine was away. Of what it does not tell it is asked afterwards."""
+        if self._process != os.getpid():  # forked: the thread that listened is the parent's
+            self._know_nothing()
         with self._changed:
             if self._news is not None:
                 return

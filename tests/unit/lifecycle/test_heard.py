@@ -37,7 +37,13 @@ def ended(box: Box) -> Ended:
     return state
 
 
-def test_what_the_engine_forgets_is_known_until_it_is_gone(heard: Heard, tmp_path: Path) -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, what was told is heard."""
+    monkeypatch.setattr("sandboxrun.lifecycle.watch.TOLD", 60.0)
+
+
+def test_what_the_engine_forgets_is_known_until_it_is_gone(heard: Heard, patient: None, tmp_path: Path) -> None:
     world = new_world()
     world.remembers = 1
     heard.follow(Fake(world))
@@ -48,8 +54,20 @@ def test_what_the_engine_forgets_is_known_until_it_is_gone(heard: Heard, tmp_pat
     until(lambda: not heard._found)
 
 
-def test_it_waits_for_what_is_told_late(heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandboxrun.lifecycle.watch.TOLD", 60.0)
+def test_a_forked_process_follows_by_itself(heard: Heard, patient: None, tmp_path: Path) -> None:
+    world = new_world()
+    heard.follow(Fake(world))
+    parents, heard._process = heard._news, -1
+    heard.follow(Fake(world))
+    assert heard._news is not None and heard._news is not parents
+    box = begun(world, tmp_path)
+    found = heard.history(box.id, ended(box))
+    assert found is not None and found.whole
+    assert parents is not None
+    parents.close()
+
+
+def test_it_waits_for_what_is_told_late(heard: Heard, patient: None, tmp_path: Path) -> None:
     world = new_world()
     heard.follow(Fake(world))
     box = begun(world, tmp_path)
