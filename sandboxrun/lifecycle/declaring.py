@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from sandboxrun.audit import declared
+from sandboxrun.audit.diff import compare_grants, grants, side_of
 from sandboxrun.audit.diff import exceeding as over
-from sandboxrun.audit.diff import side_of
 from sandboxrun.audit.finding import AuditFinding, Hit, Severity, placed
 from sandboxrun.audit.judge import Gap, ReviewTerms, judge, look
 from sandboxrun.audit.policy import breaches
@@ -33,6 +33,7 @@ from sandboxrun.profile.loader import Loaded, Written, load_whole
 from sandboxrun.profile.templates import Place, Ways
 from sandboxrun.profile.variables import InputRefused, Inputs, Variable, VariableRules, check
 from sandboxrun.spec.guard import GUARDS
+from sandboxrun.spec.privilege import Way
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 
 # -- loading
@@ -107,19 +108,22 @@ def held(directory: str) -> tuple[str, ...]:
     return tuple(name for name in GUARDS if name in names)
 
 
-def exceeding(profile: Profile, by: ReviewTerms) -> Iterator[AuditFinding]:
+def exceeding(profile: Profile, by: ReviewTerms, disk: declared.Disk | None = None) -> Iterator[AuditFinding]:
     """In what the sandboxes of a profile exceed the greatest one: of the same name there, else the only one."""
     if by.greatest is None:
         return
-    named = {sandbox.sandbox: side_of(sandbox, by.greatest) for sandbox in by.greatest.sandboxes}
+    pairs = zip(by.greatest.sandboxes, declared.subjects(by.greatest), strict=True)
+    named = {sandbox.sandbox: (side_of(sandbox, by.greatest), grants(subject)) for sandbox, subject in pairs}
     only = next(iter(named.values())) if len(named) == 1 else None
-    for sandbox, subject in zip(profile.sandboxes, declared.subjects(profile), strict=True):
+    for sandbox, subject in zip(profile.sandboxes, declared.subjects(profile, disk), strict=True):
         greatest = named.get(sandbox.sandbox, only)
         if greatest is None:
             message = f"the greatest profile has no sandbox {sandbox.sandbox}"
             yield placed(EXCEEDS, Hit("", message), subject)
             continue
-        for axis, step in over(greatest, side_of(sandbox, profile)):
+        side, beside = greatest
+        beyond = (found for found in compare_grants(beside, grants(subject)) if found[1].way is not Way.NARROWED)
+        for axis, step in (*over(side, side_of(sandbox, profile)), *beyond):
             clause, most = step.state
             message = f"{axis}: {clause}, beyond the greatest profile{f' ({most})' if most else ''}"
             yield placed(EXCEEDS, Hit(step.key, message, item=step.item), subject)
@@ -130,7 +134,7 @@ def refuse(profile: Profile, sources: Sources, environment: Mapping[str, str], t
     by = terms(sources, today=today)
     disk = declared.Disk(real=os.path.realpath, holds=held, caller=environment.get)
     made = declared.subjects(profile, disk)
-    verdict = judge(made, by, files=profile.files, others=exceeding(profile, by))
+    verdict = judge(made, by, files=profile.files, others=exceeding(profile, by, disk))
     faults = []
     for finding in verdict.at_least(by.policy.fail_on):
         message = f"{', '.join(finding.subjects)}: {finding.message} ({finding.rule})"

@@ -24,7 +24,7 @@ LARGEST_FILE = 1 << 20
 LARGEST_TREE = 256 << 20  # bytes of all files that are read of one revision
 MOST_OUTPUT = 64 << 20  # bytes that one command may print, but for files
 _TIMEOUT = 60.0
-_WANTED = re.compile(r"(\.(yaml|yml|json|env)|(^|/)(\.env[^/]*|env))\Z")
+_WANTED = re.compile(r"(\.(yaml|yml|json|env)|(^|/)(\.env[^/]*|env))\Z", re.IGNORECASE)
 
 
 class GitError(SandboxrunError):

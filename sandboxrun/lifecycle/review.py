@@ -138,7 +138,7 @@ def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
         names[:] = sorted(name for name in names if name not in _SKIPPED)
         for name in sorted(found):
             path = Path(directory, name)
-            if not name.endswith((".yaml", ".yml")):
+            if not name.lower().endswith((".yaml", ".yml")):
                 continue
             if path.is_symlink():
                 links += [path] * (name in (*PROFILES, *COMPOSE_NAMES))

@@ -225,6 +225,11 @@ def test_a_profile_is_found_however_it_is_spelled(text: str, tmp_path: Path) -> 
         assert "SBX102" in [finding.rule for finding in verdict.findings] and not verdict.gaps
 
 
+def test_a_profile_with_a_name_in_capitals_is_found(tmp_path: Path) -> None:
+    (tmp_path / "agents.YAML").write_text(f"sandboxes: {SANDBOXES}\n")
+    assert [target.kind for target in targets([tmp_path])[0]] == ["profile"]
+
+
 def test_a_profile_that_is_called_like_a_compose_file_is_one(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text(f"sandboxes: {SANDBOXES}\n")
     assert [target.kind for target in targets([tmp_path])[0]] == ["profile"]

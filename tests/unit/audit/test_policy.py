@@ -126,6 +126,14 @@ def test_the_greatest_profile(tmp_path: Path) -> None:
     assert told(judged(tmp_path, inside)) == []
 
 
+def test_the_greatest_profile_bounds_what_is_taken_over_from_the_caller(tmp_path: Path) -> None:
+    """Which no option expresses."""
+    policy(tmp_path, "max_profile: greatest.yaml\nrules: {'SBX[1-6]*': off}")
+    (tmp_path / "greatest.yaml").write_text("sandboxes: {most: {image: 'busybox:1', environment: [CI]}}\n")
+    text = "name: p\nsandboxes: {a: {image: 'busybox:1', egress: none, environment: [CI, TOKEN]}}\n"
+    assert told(judged(tmp_path, text)) == ["high SBX915 secrets: gets the caller's TOKEN, beyond the greatest profile"]
+
+
 def test_the_policy_judges_what_a_variable_may_hold_too(tmp_path: Path) -> None:
     policy(tmp_path, "ceilings: {mem_limit: 4g}\nmax_profile: greatest.yaml\nrules: {'SBX[1-6]*': off}")
     (tmp_path / "greatest.yaml").write_text(
