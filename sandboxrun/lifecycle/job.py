@@ -19,7 +19,7 @@ from msgspec import field, structs
 from sandboxrun.backend.base import Backend, Endings, Events, Past
 from sandboxrun.backend.completed import ending_of, taken_by_others
 from sandboxrun.backend.errors import EngineError
-from sandboxrun.backend.session import Made, Session, StillRunning, Watched, ask_ahead, guarded
+from sandboxrun.backend.session import GONE, Made, Session, StillRunning, Watched, ask_ahead, guarded
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, ExitCode, SandboxrunError
 from sandboxrun.lifecycle.apply import (
@@ -244,6 +244,7 @@ class Job:
                     known = {w.container: w.left for w in self.watches.values() if w.left is not None}
                     snapshot = self._engine.observe_these(profile, self._store, ids, known=known)
             if own and (gone := self._gone(snapshot) if gone is None else gone):
+                gone = tuple(self._as_told(gone))
                 snapshot = _joined(snapshot, self._engine.observe_these(profile, self._store, (), gone=gone))
             mine = [o for o in snapshot.sandboxes if o.run in runs and (own or isinstance(o.state, Ended))]
             watched = {watch.run: watch.result for watch in self.watches.values() if own or watch.ended}
@@ -270,12 +271,19 @@ class Job:
         if session is None or not lost:
             return ()
         made = [session.as_gone(s) for s in self._profile.sandboxes if s.address in lost]
+        return tuple(o for o in made if o.run not in self.captured)
+
+    def _as_told(self, gone: tuple[ObservedSandbox, ...]) -> Iterator[ObservedSandbox]:
+        """With what was told of their ends; of what was not told the engine is asked what it remembers."""
         past: Mapping[str, Past] = {}
         if self._events is not None:
-            with contextlib.suppress(EngineError):  # then the engine is asked what it remembers
+            with contextlib.suppress(EngineError):
                 past = self._events.past()
-        told = {id: one.history for id, one in past.items()}
-        return tuple(structs.replace(o, history=told.get(o.id)) for o in made if o.run not in self.captured)
+        for one in gone:
+            watch, history = self.watches.get(one.address), past[one.id].history if one.id in past else None
+            if history is None and self._heard is not None and watch is not None:
+                history = self._heard.history(one.id, structs.replace(GONE, exit_code=watch.exit_code))
+            yield structs.replace(one, history=history)
 
     def making(self, *, locks: bool, making: Making | None = None) -> AbstractContextManager[Callable[[], None]]:
         """The project's lock, where it is needed; `making` replaces it if the caller holds it."""

@@ -282,6 +282,7 @@ SHORTEST = 0.1  # seconds between samples; each is an engine call
 LOOK = 0.5  # seconds between looks at the clock while nothing happens
 NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
 _ROUNDED = timedelta(seconds=2)  # by which an engine's clock, asked for, may be ahead of the times that it notes
+LAST_GONE = 256  # containers that were removed, by somebody else maybe, before anybody asked how they ended
 TOLD = 1.0  # seconds after an end until the engine has told of it, at most
 DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
 
@@ -636,7 +637,7 @@ class _Stop(Struct, kw_only=True):
 
 class Heard:
     """What an engine tells of the ends of a project's sandboxes, followed from the first that is started; it forgets
-    soon. Of those that are gone nothing is kept. Usable from several threads."""
+    soon. Of those that are gone only the last are known. Usable from several threads."""
 
     def __init__(self, project: str) -> None:
         self._project = project
@@ -648,6 +649,7 @@ class Heard:
         self._news: News | None = None
         self._since: datetime | None = None
         self._found: dict[str, History | None] = {}  # container → None until its end is told
+        self._gone: deque[str] = deque()
 
     def follow(self, engine: Backend) -> None:
         """From now on, and again where the engine was away. Of what it does not tell it is asked afterwards."""
@@ -665,7 +667,7 @@ class Heard:
         """See `Endings`."""
         with self._changed:
             since, engine = self._since, self._engine
-            if engine is None or since is None or ended.started is None or ended.started < since:
+            if engine is None or since is None or (ended.started is not None and ended.started < since):
                 return None
             self._changed.wait_for(lambda: self._news is None or self._found.get(id) is not None, TOLD)
             found = self._found.get(id)
@@ -685,7 +687,9 @@ class Heard:
         for one in news:
             with self._changed:
                 if one.action == "destroy":
-                    self._found.pop(one.id, None)
+                    self._gone.append(one.id)
+                    while len(self._gone) > LAST_GONE:
+                        self._found.pop(self._gone.popleft(), None)
                 else:
                     self._found[one.id] = one.history
                 self._changed.notify_all()
@@ -696,4 +700,5 @@ class Heard:
             if self._news is news:
                 self._news, self._since = None, None
                 self._found.clear()
+                self._gone.clear()
                 self._changed.notify_all()

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from sandboxrun.backend.fake import Fake, World
 from sandboxrun.backend.fake_process import Box
+from sandboxrun.backend.session import GONE
 from sandboxrun.lifecycle.watch import Heard
 from sandboxrun.spec.state import Ended, History
 from tests.conftest import until
@@ -43,15 +45,23 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandboxrun.lifecycle.watch.TOLD", 60.0)
 
 
-def test_what_the_engine_forgets_is_known_until_it_is_gone(heard: Heard, patient: None, tmp_path: Path) -> None:
+def test_what_the_engine_forgets_is_known_of_all_that_are_there_and_of_the_last_that_are_gone(
+    heard: Heard, patient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandboxrun.lifecycle.watch.LAST_GONE", 1)
     world = new_world()
     world.remembers = 1
     heard.follow(Fake(world))
     box = begun(world, tmp_path)
     state = ended(box)
-    assert heard.history(box.id, state) == History(started=True, died=True, signals=frozenset({15}))
+    known = History(started=True, died=True, signals=frozenset({15}))
+    assert heard.history(box.id, state) == known
     Fake(world)._remove(box.id)
-    until(lambda: not heard._found)
+    until(lambda: heard._gone)
+    assert heard.history(box.id, structs.replace(GONE, exit_code=143)) == known
+    Fake(world)._remove(begun(world, tmp_path).id)
+    until(lambda: box.id not in heard._found)
+    assert len(heard._found) == 1
 
 
 def test_a_forked_process_follows_by_itself(heard: Heard, patient: None, tmp_path: Path) -> None:
