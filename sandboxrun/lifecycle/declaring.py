@@ -326,6 +326,8 @@ def _singles(name: str, loaded: Loaded, options: Mapping[str, Span | None]) -> I
             yield Alternative(values=((name, value),))
     for option, span in options.items():
         for value in _WORST.get(option, ()):
+            if kind == "object" and isinstance(now, Mapping) and isinstance(value, str):
+                value = dict.fromkeys(now, value)  # all that it holds are texts
             typed = isinstance(value, bool) == (kind == "boolean") and isinstance(value, _KINDS.get(kind, ()))
             if typed and _fits(variable.rules, value):
                 yield Alternative(values=((name, value),), option=option, span=span)
@@ -408,6 +410,7 @@ def _examples(rules: VariableRules) -> Iterator[Any]:
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,), "integer": (int,), "number": (int, float), "array": (list,), "boolean": (bool,),
+    "object": (dict,),
 }  # fmt: skip
 
 

@@ -317,6 +317,7 @@ def test_a_switch_is_judged_both_ways(tmp_path: Path) -> None:
     ("declared", "options", "rule"),
     [
         ("u: {type: string, default: '1000:1000'}", "user: '{{ u }}'", "SBX107"),
+        ("o: {type: object, default: {u: '1000:1000'}}", "user: '{{ o.u }}'", "SBX107"),
         ("c: {type: array, default: []}", "cap_add: '{{ c }}'", "SBX102"),
         ("m: {type: integer, default: 64}", "pids_limit: '{{ m }}'", "SBX404"),
         ("s: {type: string, default: ./data}", "volumes: ['{{ s }}:/x']", "SBX204"),
