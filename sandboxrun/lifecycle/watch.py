@@ -340,6 +340,7 @@ class Watch:
         self._stream: Output | None = None
         self._terminal: Terminal | None = None
         self._live = False
+        self._read = self._cut = False  # its output: all that came, or what came in time
         self._written: dict[int, int] | None = None
         self._missing: list[tuple[str, str]] = []
         self.left: Document | None = None  # the engine's answer about it since it ended
@@ -378,7 +379,7 @@ class Watch:
         stop = next((stop for stop in reversed(self._stops) if stop.reached), _Stop(by="itself"))
         return Watched(
             stopped_by="engine" if self._lost else stop.by,
-            live_logs=self._live,
+            live_logs=self._live and not self._cut,
             note=stop.note,
             exit_code=self.exit_code,
             written=self._written,
@@ -457,8 +458,10 @@ class Watch:
         if self.relay is not None and stopped_by in _HURRIED:
             self.relay.ending()
         seconds = -(-self.spec.stop_grace_period // 10**9) if grace is None else grace
-        with contextlib.suppress(EngineError):
+        try:
             stop.reached = self._engine.stop(self.container, timeout=seconds)
+        except EngineError as error:
+            stop.unanswered = isinstance(error, EngineTimeout)
 
     def close(self) -> None:
         """Wait for the rest of what the engine has of its output, and give everything back. The consumer of the output
@@ -469,6 +472,10 @@ class Watch:
                 self._missing.append(("usage", f"sampling ended early: {self._sampler.failure}"))
         for thread in self._threads if self.ended else ():  # of one that runs on there is no end to wait for
             thread.join(DRAIN)
+        if self.ended and self.relay is not None and not self._read:
+            # The connection carries nothing and does not end, as when a network went away: the engine's log has all.
+            self._cut = True
+            self._missing.append(("logs", "the engine did not end the output; what came after is as it kept it"))
         for stream in (self._stream, self._terminal):
             if stream is not None:
                 stream.close()
@@ -565,6 +572,8 @@ class Watch:
             self.end(over.by, over.note)
         elif idle is not None and self._idleness.lasts(idle / 1e9):
             self.end("idle", f"no output and no CPU use for {format_duration(idle)}")
+        if self._stops and self._stops[-1].unanswered:
+            self._engine.state(self.container)  # an engine that answers nothing at all is not waited for
 
     def _deadlines(self) -> Iterator[tuple[float, _Stop]]:
         """In how many seconds it is to be ended at the latest, and for what."""
@@ -613,6 +622,7 @@ class Watch:
         except EngineError as error:
             self.error = self.error or error
         finally:
+            self._read = True
             kept.close()
             relay.close()
             for open_still in (self._stream, self._terminal):  # nobody reads it any more: the engine must not wait
@@ -630,6 +640,7 @@ class _Stop(Struct, kw_only=True):
     by: str
     note: str = ""
     reached: bool = True
+    unanswered: bool = False  # the engine gave no answer in time
 
 
 # -- How the sandboxes of a process that lives long ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from sandboxrun.backend.errors import EngineTimeout
 from sandboxrun.backend.fake import Fake, Killed, World
-from sandboxrun.backend.fake_process import text_of
+from sandboxrun.backend.fake_process import BoxOutput, text_of
 from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.backend.session import Event, StepDone
 from sandboxrun.errors import ApplyError, ProfileError
 from sandboxrun.evidence.index import Index
+from sandboxrun.lifecycle import watch
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import Waited, apply_and_wait, wait_for
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
@@ -27,7 +30,7 @@ from sandboxrun.profile.loader import load_data
 from sandboxrun.report.plan import plan_json
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
-from sandboxrun.spec.state import PAST_TTL, Ended, How, Running, parse_time
+from sandboxrun.spec.state import PAST_TTL, Ended, How, Running, State, parse_time
 from tests.conftest import until
 from tests.scenarios.world import IMAGE, Job, new_world, read
 
@@ -54,6 +57,69 @@ def test_a_sandbox_says_who_made_it(command: str, named: str, tmp_path: Path, mo
     created = parse_time(observed.created)
     assert created is not None and observed.deadline is not None
     assert 7190 < (observed.deadline - created).total_seconds() < 7210
+
+
+# -- a connection that carries nothing any more, and does not end
+
+
+class Stalled(BoxOutput):
+    """Output of which the first piece comes."""
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        yield next(iter(super().__iter__()))
+        with self._box.changed:
+            while not self._closed:
+                self._box.changed.wait()
+
+
+class Stalling(Fake):
+    def attach(self, id: str, *, tty: bool | None = None) -> BoxOutput:
+        box = super().attach(id, tty=tty)._box
+        return Stalled(box, len(box.output), follow=True)
+
+
+def test_output_that_stalls_is_kept_as_the_engine_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "DRAIN", 0.2)
+    said = ["sh", "-c", "echo one; sleep 0.2; echo two"]
+    job = Job.of(Stalling(new_world()), read(tmp_path, {"agent": {"command": said}}), tmp_path / "evidence")
+    options = RunOptions(output=lambda address, stream, data: None)
+    (result,) = run(job.backend, job.profile, job.store, job.profile.sandboxes, options=options)
+    assert result.evidence is not None and result.evidence.folder is not None and result.evidence.index is not None
+    assert (result.evidence.folder / "stdout.log").read_bytes() == b"one\ntwo\n"
+    (reason,) = (missing.reason for missing in result.evidence.index.missing if missing.part == "logs")
+    assert reason == "the engine did not end the output; what came after is as it kept it"
+
+
+class Hanging(Fake):
+    """An engine that accepts what it is asked, and does not answer."""
+
+    def wait(self, id: str, *, timeout: float | None = None) -> int:
+        time.sleep(min(0.05, timeout or 0.05))
+        raise EngineTimeout("waiting for the container", "no answer in time")
+
+    def stop(self, id: str, *, timeout: int) -> bool:
+        raise EngineTimeout("stopping the container", "no answer in time")
+
+    def state(self, id: str) -> State:
+        raise EngineTimeout("inspecting the container", "no answer in time")
+
+
+def test_an_engine_that_does_not_answer_is_not_waited_for_past_the_deadline(tmp_path: Path) -> None:
+    job = Job.of(
+        Hanging(new_world()), read(tmp_path, {"agent": {"init": False, "lifetime": {"timeout": "1s"}}}), tmp_path
+    )
+    errors: list[BaseException] = []
+
+    def go() -> None:
+        try:
+            run(job.backend, job.profile, job.store, job.profile.sandboxes)
+        except BaseException as error:
+            errors.append(error)
+
+    running = threading.Thread(target=go, daemon=True)
+    running.start()
+    until(lambda: not running.is_alive())
+    assert "no answer in time" in str(errors)
 
 
 # -- a clock that is set while it runs
