@@ -45,6 +45,7 @@ from sandboxrun.backend.session import (
     check_unstarted,
     keep,
     note_revision,
+    settle,
     take_away,
     unstage,
 )
@@ -604,6 +605,7 @@ class Fake:
                 self._remove_beside(step.companions, step.network)
                 box = self._box(step.container, f"renaming container {step.container[:12]}")
                 box.spec, box.name = structs.replace(box.spec, restart="no"), step.name
+                settle(step.container, session)
                 return f"as {step.name}"
             case _:
                 assert_never(step)

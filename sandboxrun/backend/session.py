@@ -503,6 +503,12 @@ def check_unstarted(container: str, session: Session) -> bool:
     return True
 
 
+def settle(container: str, session: Session) -> None:
+    """A sandbox is kept after its end: what was needed until its evidence was taken goes."""
+    with contextlib.suppress(OSError, SandboxrunError):
+        session.store.settle(session.observed(container).run)
+
+
 def unstage(container: str, session: Session) -> None:
     """A sandbox is gone: nothing of its run waits to be captured any more. What stays, the next command collects."""
     with contextlib.suppress(OSError, SandboxrunError):

@@ -6,7 +6,6 @@ container may be removed is for the caller to see from `Captured.entry`.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -123,9 +122,6 @@ class _Capture:
             captured = None if isinstance(found, ChainEntry) else self._into(found, answer)
         if captured is None:
             return recorded(self._store, self._request.run) or Captured(entry=None, failure="its record is gone")
-        if captured.entry is not None:
-            with contextlib.suppress(Exception):
-                self._store.settle(self._request.run)
         return captured
 
     def _inspect(self) -> Document | None:

@@ -340,8 +340,8 @@ class RunFolder:
             self._unsynced = self._unsynced or file is None
         return kept
 
-    def _flushed(self) -> None:
-        """Wait until all of it is on the disk. Raises OSError."""
+    def flushed(self) -> None:
+        """Wait until all of it and the names of all are on the disk, after `write_index`. Raises OSError."""
         for flushing in self._flushing:
             flushing.result()
         if self._unsynced:
@@ -359,8 +359,7 @@ class RunFolder:
         return tuple(self._kept[path] for path in sorted(self._kept))
 
     def write_index(self, data: bytes) -> None:
-        """The last file, after `close_parts`: whole for whoever looks as soon as it is there; it, all parts and the
-        names of all are on the disk when this returns."""
+        """The last file, after `close_parts`: whole for whoever looks as soon as it is there."""
         half = f"{PARTIAL}{os.urandom(8).hex()}"
         with os.fdopen(self.folder.create(half), "wb") as file:
             file.write(data)
@@ -368,7 +367,6 @@ class RunFolder:
             self.folder.rename(half, INDEX)
             self._flush(self.folder.fd, "names")
             self._flush(file.fileno(), INDEX)
-        self._flushed()
 
     def close(self) -> None:
         self.folder.close()

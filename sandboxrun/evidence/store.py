@@ -354,7 +354,9 @@ class Store(Data):
                 data = index.to_json()
                 folder.write_index(data)
                 entry = entry_of(index, folder.name, hashlib.sha256(data).hexdigest(), previous)
-                return structs.replace(entry, seal=seal_of(entry.body))
+                entry = structs.replace(entry, seal=seal_of(entry.body))
+                folder.flushed()
+                return entry
 
             return opened.append(entry_after)
 

@@ -538,14 +538,15 @@ class Watch:
                 self.relay.ending(over=True)
 
     def _look_back(self) -> None:
-        """What it changed takes an engine longest, which says nothing else about it meanwhile."""
+        """What it changed takes an engine longest, which says nothing else about it meanwhile: the answer about it is
+        asked for before the thread for that gets its turn."""
         if self.exit_code is None or self.spec.restart != "no":
             return
+        if self.spec.evidence.filesystem_changes:
+            ask = partial(self._engine.changes, self.container)
+            self._changes = Aside(ask, name=f"changes of {self.address}")
         with contextlib.suppress(EngineError):  # who takes its evidence asks again, and tells of it
             self.left = self._engine.document(self.container)
-            if self.spec.evidence.filesystem_changes:
-                ask = partial(self._engine.changes, self.container)
-                self._changes = Aside(ask, name=f"changes of {self.address}")
 
     def _await_exit(self) -> None:
         def patience(longest: float) -> float:

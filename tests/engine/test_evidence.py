@@ -185,6 +185,7 @@ def test_a_timeout_and_usage(engine: Engine, store: Store, make: Make, request_o
     assert usage.cpu_seconds and usage.memory_peak_bytes and usage.pids_peak
     lines = content(store, captured, USAGE).splitlines()
     assert len(lines) == usage.samples and {"time", "cpu_ns", "memory_bytes", "pids"} <= set(json.loads(lines[0]))
+    store.settle(request_of.run)
     with store.staging(request_of.run) as staging:  # what is left says where its evidence is
         assert set(staging.names()) == {OWNER, SETTLED}
 

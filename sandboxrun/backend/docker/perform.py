@@ -30,6 +30,7 @@ from sandboxrun.backend.session import (
     capture_evidence,
     check_unstarted,
     keep,
+    settle,
     take_away,
     unstage,
 )
@@ -103,6 +104,7 @@ def keep_sandbox(step: op.KeepSandbox, session: Session) -> str:
     if (session.observed(step.container).spec.restart or "no") != "no":
         session.engine.update_container(step.container, {"RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}})
     session.engine.rename_container(step.container, step.name)
+    settle(step.container, session)
     return f"as {step.name}"
 
 
