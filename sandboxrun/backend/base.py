@@ -352,6 +352,9 @@ class Backend(Protocol):
     def image_config(self, reference: str) -> ImageConfig | None:
         """What an image sets by itself; None where it has none of that name."""
 
+    def get_ready(self) -> None:
+        """Load what collecting a sandbox takes; asks the engine nothing."""
+
     def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         """What the engine remembers of sandboxes that have ended, by id."""
 

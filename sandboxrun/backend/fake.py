@@ -434,6 +434,9 @@ class Fake:
             raise NotFound(operation, f"Could not find the file {path} in container {id}", status=404)
         return contextlib.nullcontext(SimpleNamespace(stat={"mode": 0o755}, stream=iter((box.files,))))
 
+    def get_ready(self) -> None:
+        pass
+
     def histories(self, ended: Mapping[str, State]) -> Mapping[str, History]:
         with self.reached("asking for events") as world:
             return {id: fake_process.remembered_of(world.boxes[id]) for id in ended if id in world.boxes}

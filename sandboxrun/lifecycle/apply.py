@@ -504,6 +504,13 @@ def carry_out(
     return CarriedOut(plan=made, applied=applied, session=session)
 
 
+def get_ready(engine: Backend) -> None:
+    """Import what a collection takes, before somebody waits for it."""
+    import sandboxrun.evidence.capture  # noqa: F401
+
+    engine.get_ready()
+
+
 @contextmanager
 def held(engine: Backend, profile: Profile, settings: ApplySettings) -> Iterator[Lock]:
     """Hold the project's lock."""

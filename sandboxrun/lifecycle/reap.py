@@ -29,7 +29,7 @@ from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import state_path
 from sandboxrun.evidence.store import Store, home_of
-from sandboxrun.lifecycle.apply import ApplySettings, CarriedOut, carry_out, held
+from sandboxrun.lifecycle.apply import ApplySettings, CarriedOut, carry_out, get_ready, held
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan, Reason
 from sandboxrun.plan.decide import decide_undeclared
@@ -463,6 +463,7 @@ class Reaper:
     def run(self) -> None:
         """Until it is stopped."""
         attempts = 0
+        begin(partial(get_ready, self._engine), name="get ready", failed=lambda error: None)  # raised where it is used
         while not self._settings.stop.is_set():
             try:
                 with self._following():

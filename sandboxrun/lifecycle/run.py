@@ -18,7 +18,15 @@ from sandboxrun.backend.base import Backend
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
-from sandboxrun.lifecycle.apply import Applied, ApplySettings, Proof, carry_out, naming_what_stays, not_started
+from sandboxrun.lifecycle.apply import (
+    Applied,
+    ApplySettings,
+    Proof,
+    carry_out,
+    get_ready,
+    naming_what_stays,
+    not_started,
+)
 from sandboxrun.lifecycle.job import Job, Making, RunResult, shares
 from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.lifecycle.watch import NOTICE, Consumer, Pump, Watch, Watching
@@ -159,13 +167,14 @@ class Runner:
             session.wanted = self._named
             job.watch_from_start(session, how)
             attach, begun = session.before_start, session.after_start
-            get_ready = cache(
-                partial(begin, partial(_get_ready, self._engine), name="get ready", failed=self._failures.append)
+            # while the engine starts the first sandbox: neither before, which would delay that, nor once it has ended
+            ready = cache(
+                partial(begin, partial(get_ready, self._engine), name="get ready", failed=self._failures.append)
             )
 
             def attached(sandbox: DeclaredSandbox, made: Made) -> None:
                 attach(sandbox, made)
-                get_ready()
+                ready()
 
             def started(sandbox: DeclaredSandbox, made: Made) -> None:
                 begun(sandbox, made)
@@ -224,14 +233,6 @@ class Runner:
             return self._job.result(address, named=named)
         note = blocked or "not started"
         return RunResult(address=address, evidence=None, note=note, blocked=bool(blocked), named=named)
-
-
-def _get_ready(engine: Backend) -> None:
-    """What keeps the evidence is imported while the engine starts the first sandbox: neither before, which would delay
-    that, nor once it has ended."""
-    import sandboxrun.evidence.capture  # noqa: F401
-
-    engine.histories({})  # of nothing: with it comes what it needs
 
 
 def _nowhere(address: str, stream: int, data: bytes) -> None:

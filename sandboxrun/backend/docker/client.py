@@ -333,6 +333,10 @@ class Engine(Client):
         found = with_clock(state_of(inspect), labels.read((inspect.get("Config") or {}).get("Labels")), self.clock)
         return _part("history").known_state(self, inspect, found) if isinstance(found, Ended) else found
 
+    def get_ready(self) -> None:
+        for part in ("history", "perform"):
+            _part(part)
+
     def document(self, id: str, *, known: Mapping[str, Any] | None = None) -> Document:
         inspect = self.inspect_container(id) if known is None else known
         return structs.replace(read_document(inspect), state=self._known_state(inspect))
