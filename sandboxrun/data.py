@@ -7,6 +7,7 @@ what all rooms do alike with JSON that anybody may have written, and with what i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar, dataclass_transform
 
 from msgspec import Struct, StructMeta, field
@@ -86,3 +87,18 @@ def _equal(self: Data, other: object) -> bool:
 def _compared(self: Data) -> tuple[Any, ...]:
     left_out = type(self).uncompared
     return tuple(getattr(self, name) for name in self.__struct_fields__ if name not in left_out)
+
+
+def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of what comes in pieces, without their ends."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def record_of(line: bytes) -> Mapping[str, Any]:
+    """A line as the record it holds; {} for anything else."""
+    return json_as(dict, line)

@@ -25,7 +25,7 @@ from sandboxrun.api.settings import Settings, workspace_option
 from sandboxrun.data import Closing, Data
 from sandboxrun.errors import ExitCode, SandboxrunError, UsageError
 from sandboxrun.evidence.parts import PATCH, UNTRACKED
-from sandboxrun.evidence.workspace import STDERR, STDOUT
+from sandboxrun.evidence.store import STDERR, STDOUT
 from sandboxrun.spec.state import How
 from sandboxrun.spec.types import format_duration
 from sandboxrun.threads import begin

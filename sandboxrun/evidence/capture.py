@@ -25,8 +25,8 @@ from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index, Kept, MissingPart, Revision
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.parts import CaptureLimits, CaptureSource, Part
-from sandboxrun.evidence.store import Captured, ChainEntry, Store, recorded
-from sandboxrun.evidence.workspace import REVISION, staged_content
+from sandboxrun.evidence.store import REVISION, Captured, ChainEntry, Store, recorded
+from sandboxrun.evidence.workspace import staged_content
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.names import own_name

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from msgspec import structs
 
 from sandboxrun.backend.errors import EngineUnreachable, NotFound
-from sandboxrun.data import Data, json_as
+from sandboxrun.data import Data, lines, record_of
 from sandboxrun.errors import amount, printable
 from sandboxrun.evidence.errors import EvidenceError, disk_full, reason_of
 from sandboxrun.evidence.export import ExportLimits, export, shown
@@ -23,8 +23,8 @@ from sandboxrun.evidence.folder import RunFolder, Writer, chunks_of
 from sandboxrun.evidence.index import EgressSummary, MissingPart, RefusedName, Usage, indented
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.patch import PatchLimits, make_patch
-from sandboxrun.evidence.store import Store
-from sandboxrun.evidence.workspace import STDERR, STDOUT, USAGE, baseline_of
+from sandboxrun.evidence.store import STDERR, STDOUT, USAGE, Store
+from sandboxrun.evidence.workspace import baseline_of
 from sandboxrun.spec.guard import host_runs
 from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.state import Document, Ended, Running, State
@@ -542,18 +542,3 @@ class Counted:
 def _list(into: dict[str, None], text: str) -> None:
     if len(into) < _LISTED:
         into.setdefault(printable(text[:300]))
-
-
-def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of what comes in pieces, without their ends."""
-    rest = b""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        yield from whole
-    if rest:
-        yield rest
-
-
-def record_of(line: bytes) -> Mapping[str, Any]:
-    """A line as the record it holds; {} for anything else."""
-    return json_as(dict, line)

@@ -23,8 +23,8 @@ import msgspec
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import Folder, is_name
 from sandboxrun.evidence.index import Revision
+from sandboxrun.evidence.store import REVISION
 from sandboxrun.evidence.survey import git_settings
-from sandboxrun.evidence.workspace import REVISION
 from sandboxrun.spec.guard import GIT_ENVIRONMENT, GIT_OPTIONS
 
 if TYPE_CHECKING:

@@ -276,6 +276,9 @@ def _read(path: Path, changed: int) -> bytes | None:
 HOME = ".sandboxrun"
 SETTLED = "captured"  # in a run's folder there: only the container is to be removed
 STAGING = "staging"  # in the state directory: what is needed of runs until they are captured
+REVISION = "revision.json"  # the revision of the workspace when the sandbox was made
+USAGE = "usage.jsonl"  # samples, as they were taken
+STDOUT, STDERR = "stdout.log", "stderr.log"  # live output as the runner saw it, cut one byte past the limit
 LARGEST_INDEX = 64 << 20  # bytes
 ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
 _SHORT = 12

@@ -26,10 +26,7 @@ from sandboxrun.evidence.store import Store
 
 # -- What of a run waits in its staging folder until it is captured: the workspace it began with, what it writes
 
-REVISION = "revision.json"  # the revision of the workspace when the sandbox was made
 NOTE = "workspace.json"  # written when the tar is whole
-USAGE = "usage.jsonl"  # samples, as they were taken
-STDOUT, STDERR = "stdout.log", "stderr.log"  # live output as the runner saw it, cut one byte past the limit
 
 
 class StagedBaseline(Data):

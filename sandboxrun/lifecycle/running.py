@@ -80,7 +80,7 @@ def gateway_findings(
 def _differing_rules(view: GatewayView, spec: SandboxSpec, observed: ObservedSandbox) -> list[str]:
     """How the rules that it says to serve by, which are those in its file, differ from the declared ones. The addresses
     that it refuses beside them are the engine's machine's, as they were when it was started."""
-    from sandboxrun.evidence.parts import record_of
+    from sandboxrun.data import record_of
     from sandboxrun.gateway.rules import digest_of_rules, rules_document
 
     assert spec.egress is not None

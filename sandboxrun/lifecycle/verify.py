@@ -19,9 +19,10 @@ from msgspec import structs
 
 from sandboxrun.backend.base import Machine
 from sandboxrun.backend.session import Made, Session, silent
+from sandboxrun.data import record_of
 from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.evidence.folder import keep, scratch
-from sandboxrun.evidence.parts import FILE, record_of
+from sandboxrun.evidence.parts import FILE
 from sandboxrun.evidence.store import Store
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.lifecycle.apply import ApplySettings

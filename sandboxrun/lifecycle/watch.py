@@ -26,7 +26,7 @@ from sandboxrun.backend.session import Alive, Made, Watched
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.workspace import STDERR, STDOUT, USAGE
+from sandboxrun.evidence.store import STDERR, STDOUT, USAGE
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.state import PAST_TTL, SLACK, Document, Ended, History, Sample, parse_time, reached
 from sandboxrun.spec.types import SECOND, format_duration

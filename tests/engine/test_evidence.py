@@ -21,8 +21,8 @@ from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.export import ExportLimits
 from sandboxrun.evidence.folder import OWNER
 from sandboxrun.evidence.parts import CaptureLimits
-from sandboxrun.evidence.store import SETTLED, Captured, Store
-from sandboxrun.evidence.workspace import USAGE, open_workspace, stage_workspace
+from sandboxrun.evidence.store import SETTLED, USAGE, Captured, Store
+from sandboxrun.evidence.workspace import open_workspace, stage_workspace
 from sandboxrun.lifecycle.watch import Sampler
 from sandboxrun.spec.state import How, Sample, StoppedBy
 from tests.conftest import Cli

@@ -17,8 +17,8 @@ from sandboxrun.backend.docker.making import files_tar
 from sandboxrun.backend.docker.observe import begin_rules, is_own_network
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.backend.session import Session
+from sandboxrun.data import lines, record_of
 from sandboxrun.errors import ApplyError, SandboxrunError, printable
-from sandboxrun.evidence.parts import lines, record_of
 from sandboxrun.gateway import DIRECTORY, FILE
 from sandboxrun.gateway.rules import digest_of_rules, rules_document
 from sandboxrun.gateway.subnets import candidates

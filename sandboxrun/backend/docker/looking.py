@@ -20,8 +20,8 @@ from sandboxrun.backend.docker.making import login, look_up
 from sandboxrun.backend.docker.observe import own_containers
 from sandboxrun.backend.docker.transport import TransportError
 from sandboxrun.backend.errors import EngineError
+from sandboxrun.data import lines, record_of
 from sandboxrun.errors import ApplyError, printable
-from sandboxrun.evidence.parts import lines, record_of
 from sandboxrun.gateway import DIRECTORY, FILE
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import GATEWAY, companion

@@ -16,7 +16,7 @@ from sandboxrun.cli.lines import Lines
 from sandboxrun.cli.output import note, warn
 from sandboxrun.errors import SandboxrunError, UsageError
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.workspace import STDERR, STDOUT
+from sandboxrun.evidence.store import STDERR, STDOUT
 from sandboxrun.report.streams import reader_gone
 from sandboxrun.spec.names import check_names, matches
 from sandboxrun.spec.state import ObservedSandbox
