@@ -566,7 +566,7 @@ def parse_objects(
             if isinstance(value, VolumeSpec) and value.bound and not places.allow_outside:
                 at = node.get("driver_opts") if isinstance(node, MapNode) else None
                 problems.add(
-                    f"the volume {name} shows {value.bound}, which is not the engine's own",
+                    f"the volume {name} mounts {value.bound}, which is outside the project",
                     at.span if at is not None else key.span,
                     "mount a directory of the project, as in ./data:/data, or allow others if you trust the profile",
                     option="--allow-outside",
