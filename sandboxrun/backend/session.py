@@ -167,7 +167,6 @@ class Watched(Data):
     exit_code: int | None = None
     written: Mapping[int, int] | None = None
     missing: tuple[tuple[str, str], ...] = ()
-    changes: Aside[Changes] | None = None
 
 
 class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("files", "masked")):
@@ -465,7 +464,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
         written=watched.written,
         missing=tuple(MissingPart(part=part, reason=reason) for part, reason in watched.missing),
         filesystem_changes=policy.filesystem_changes,
-        changes=watched.changes or session.changes.pop(observed.id, None),
+        changes=session.changes.pop(observed.id, None),
         artifacts=policy.artifacts,
         workspace=copied.target if copied is not None else None,
         gateway=gateway,

@@ -344,7 +344,7 @@ class Watch:
         self._written: dict[int, int] | None = None
         self._missing: list[tuple[str, str]] = []
         self.left: Document | None = None  # the engine's answer about it since it ended
-        self._changes: Aside[Changes] | None = None
+        self.changes: Aside[Changes] | None = None
 
     @property
     def ended(self) -> bool:
@@ -384,7 +384,6 @@ class Watch:
             exit_code=self.exit_code,
             written=self._written,
             missing=tuple(self._missing),
-            changes=self._changes,
         )
 
     def before_start(self) -> None:
@@ -544,7 +543,7 @@ class Watch:
             return
         if self.spec.evidence.filesystem_changes:
             ask = partial(self._engine.changes, self.container)
-            self._changes = Aside(ask, name=f"changes of {self.address}")
+            self.changes = Aside(ask, name=f"changes of {self.address}")
         with contextlib.suppress(EngineError):  # who takes its evidence asks again, and tells of it
             self.left = self._engine.document(self.container)
 
