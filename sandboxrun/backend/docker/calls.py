@@ -26,7 +26,7 @@ from sandboxrun.backend.docker.transport import (
     TransportError,
     Unreachable,
 )
-from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, Unsupported, failure
+from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported, failure
 from sandboxrun.data import Closing, Data, json_as
 
 if TYPE_CHECKING:
@@ -314,7 +314,9 @@ class Client(Closing):
             stream=stream,
             most=most,
         )
-        response = guarded(operation, lambda: self.transport.request(request))
+        return self._checked(operation, guarded(operation, lambda: self.transport.request(request)), most)
+
+    def _checked(self, operation: str, response: Response, most: int | None = None) -> Answer:
         if date := response.headers.get("date"):
             self._told = uptime(), date
         answer = Answer(operation=operation, response=response, most=most)
@@ -326,6 +328,18 @@ class Client(Closing):
         except EngineError as error:
             said = error.cause.encode()
         raise failure(operation, response.status, message_of(said))
+
+    def objects(self, paths: Sequence[str], operation: str) -> Sequence[Json | None]:
+        """What is at each of `paths`, in their order, or None where there is nothing. Raises EngineErrors."""
+        asked = [Request(method="GET", target=f"/v{self.api_version}{path}", headers={}) for path in paths]
+
+        def read(response: Response) -> Json | None:
+            try:
+                return self._checked(operation, response).mapping()
+            except NotFound:
+                return None
+
+        return guarded(operation, lambda: self.transport.each(asked, read))
 
     def version(self) -> Json:
         """GET /version, once: an engine that is replaced ends its connections, and this object with them."""

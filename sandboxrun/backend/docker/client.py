@@ -49,7 +49,7 @@ from sandboxrun.data import Closing, Data, json_as
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.spec import labels
 from sandboxrun.spec.state import Ended
-from sandboxrun.threads import begin, together
+from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import EngineTerms, HostView
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
 NOT_MODIFIED = 304  # as it was asked to be already
 BUILD_TIMEOUT = 600.0  # seconds until the engine begins to answer; a slow one unpacks the context first
 
-_BATCH = 25
 _KINDS = {0: "modified", 1: "added", 2: "deleted"}
 _MOST_CHANGES = 16 << 20  # bytes
 _ABOUT = {"version": "Version", "api_version": "ApiVersion", "os": "Os", "arch": "Arch", "kernel": "KernelVersion"}
@@ -358,17 +357,9 @@ class Engine(Client):
         return self._container("GET", id, "/json", "inspecting").mapping()
 
     def inspect_containers(self, ids: Iterable[str]) -> tuple[Json, ...]:
-        """Inspect several, in their order; one that is gone is left out. Hundreds are asked for in batches."""
-        wanted = tuple(ids)
-
-        def one(batch: Sequence[str]) -> list[Json | None]:
-            operation = f"inspecting {len(wanted)} containers"
-            return [self._found(path_of("containers", id, "/json"), operation) for id in batch]
-
-        batches = [wanted[at : at + _BATCH] for at in range(0, len(wanted), _BATCH)]
-        return tuple(
-            c for found in together(one, batches, workers=self.transport.askers) for c in found if c is not None
-        )
+        """Inspect several, in their order; one that is gone is left out."""
+        paths = [path_of("containers", id, "/json") for id in ids]
+        return tuple(c for c in self.objects(paths, f"inspecting {len(paths)} containers") if c is not None)
 
     def create_container(self, name: str, payload: Json, *, platform: str | None = None) -> CreatedContainer:
         """Create a container from the Engine API's own payload. Raises NameConflict, NotFound (the image)."""
@@ -446,10 +437,7 @@ class Engine(Client):
 
     def _found(self, path: str, operation: str) -> Json | None:
         """An object, or None where there is none."""
-        try:
-            return self.request("GET", path, operation).mapping()
-        except NotFound:
-            return None
+        return self.objects((path,), operation)[0]
 
     # -- Images and their registries
 

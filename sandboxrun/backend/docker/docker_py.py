@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +30,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 
 from sandboxrun.backend.docker import transport
 from sandboxrun.backend.errors import Unsupported
+from sandboxrun.threads import together
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.transport import Endpoint, Tls
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _BASE_VERSION = "1.41"  # docker-py wants one; the paths sent are this program's own
 _MUCH, _MOST = 1 << 14, 1 << 18  # bytes that arrive at once from a program that writes as fast as it can
+_ASKERS = 4  # threads that ask many questions, and wait for each answer
 _GATHERING = 0.0005  # seconds: less than it takes the engine to fill the socket's buffer
 _DIALLED = "tcp://docker:2375"  # what docker-py takes for the address of an engine that `dial` leads to
 
@@ -308,8 +310,6 @@ class DockerPyResponse:
 class DockerPyTransport:
     """Requests through one docker-py APIClient, which is a requests.Session with a pool of connections."""
 
-    askers = 4  # threads that ask many questions, and wait for each answer
-
     def __init__(self, endpoint: Endpoint, dial: transport.Dial | None = None, *, parallelism: int) -> None:
         """`dial` opens the connections; without it, `endpoint` is tcp and docker-py does."""
         self.endpoint = endpoint.url
@@ -360,6 +360,10 @@ class DockerPyTransport:
         if closed:
             found.close()
         return found
+
+    def each(self, requests: Sequence[transport.Request], read: Callable[[Response], T]) -> Sequence[T]:
+        """What `read` makes of the answers to plain questions, in their order. Raises TransportError."""
+        return together(lambda one: read(self.request(one)), requests, workers=_ASKERS)
 
     def _send(self, request: transport.Request) -> Any:
         if self._closed:

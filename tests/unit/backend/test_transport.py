@@ -480,6 +480,106 @@ def test_an_end_in_the_middle_of_a_kept_connection_is_no_failure(peer: Peer) -> 
     assert len(engine.inspect_containers(["b"])) == 1
 
 
+MANY = [f"c{number}" for number in range(120)]
+
+
+@pytest.fixture
+def in_pieces() -> Script:
+    """A peer that answers every question, however many come at once; answers arrive cut anywhere."""
+
+    def script(client: socket.socket, number: int) -> None:
+        rest = b""
+        while piece := client.recv(999):
+            *whole, rest = (rest + piece).split(b"\r\n\r\n")
+            said = b"".join(answer_to(id) for head in whole for id in ids_in(head))
+            for at in range(0, len(said), 701):
+                client.sendall(said[at : at + 701])
+
+    return script
+
+
+def test_many_questions_are_answered_in_their_order(
+    peer: Peer, in_pieces: Callable[[socket.socket, int], None]
+) -> None:
+    engine = peer(in_pieces)
+    for _ in range(2):
+        assert [c["Id"] for c in engine.inspect_containers(MANY)] == MANY
+
+
+@pytest.mark.parametrize("fields", [b"", b"Connection: close\r\n"])
+@pytest.mark.parametrize("each", [1, 3])
+def test_many_questions_to_a_peer_that_ends_its_connections(peer: Peer, each: int, fields: bytes) -> None:
+    """As one does that limits how many requests a connection may have; what it did not answer is asked again."""
+
+    def script(client: socket.socket, number: int) -> None:
+        answered, rest = 0, b""
+        while answered < each and (piece := client.recv(100)):
+            *whole, rest = (rest + piece).split(b"\r\n\r\n")
+            for id in (id for head in whole for id in ids_in(head)):
+                answered += 1
+                if answered <= each:
+                    client.sendall(answer_to(id, fields if answered == each else b""))
+
+    engine = peer(script)
+    for _ in range(2):
+        assert [c["Id"] for c in engine.inspect_containers(MANY[:60])] == MANY[:60]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{", "the connection ended before the answer did"),
+        (b"oh", "the answer is not HTTP"),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\noops", "oops"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "the engine's answer is not a JSON object"),
+    ],
+)
+def test_one_of_many_questions_fails(peer: Peer, said: bytes, message: str) -> None:
+    """After it nothing is kept of the connection, on which answers to others are under way."""
+
+    def script(client: socket.socket, number: int) -> None:
+        rest = b""
+        while piece := client.recv(999):
+            *whole, rest = (rest + piece).split(b"\r\n\r\n")
+            for id in (id for head in whole for id in ids_in(head)):
+                client.sendall(said if id == b"c7" else answer_to(id))
+                if id == b"c7" and b" 200 OK\r\nContent-Length: 2" not in said and b"500" not in said:
+                    return
+
+    engine = peer(script)
+    with pytest.raises(EngineError, match=f"inspecting 20 containers: {message}"):
+        engine.inspect_containers(MANY[:20])
+    assert engine.inspect_container("c1") == {"Id": "c1"}
+
+
+@pytest.mark.parametrize("route", ["unix"], indirect=True)
+def test_closing_ends_many_questions(peer: Peer) -> None:
+    asked, done = threading.Event(), threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        client.sendall(answer_to(ids_in(until_end_of_head(client))[0]))
+        asked.set()
+        done.wait(10)
+
+    engine = peer(script)
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            engine.inspect_containers(MANY[:5])
+        except EngineError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert asked.wait(10)
+    engine.close()
+    thread.join(10)
+    done.set()
+    assert not thread.is_alive()
+    assert "closed by this process" in str(failed[0])
+
+
 @WAYS
 @pytest.mark.parametrize(
     ("said", "message"),
