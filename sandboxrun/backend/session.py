@@ -92,10 +92,10 @@ class StepFailed(Data):
 
 
 class StepSkipped(Data):
-    """A step was not done: one that it needs failed. `why` is "" where that is a dependency's end, no fault of ours."""
+    """A step was not done: one that it needs `failed`, None where that is a dependency's end, no fault of ours."""
 
     step: Operation
-    why: str
+    failed: Operation | None
 
 
 class Undone(Data):

@@ -158,7 +158,7 @@ class _Run:
                     self._finish(step)
                 else:
                     self._failures.append(Failure(step=step, error=error))
-                    self._skip_dependents(step.id, "" if isinstance(error, DependencyFailed) else f'"{step.id}" failed')
+                    self._skip_dependents(step.id, None if isinstance(error, DependencyFailed) else step)
                     self._abandon(step)
                 self._changed.notify_all()
 
@@ -215,12 +215,12 @@ class _Run:
             if not needs and other not in self._skipped:
                 self._ready.append(other)
 
-    def _skip_dependents(self, failed: str, why: str) -> None:
+    def _skip_dependents(self, id: str, failed: op.Operation | None) -> None:
         for other, needs in self._waiting.items():
-            if failed in needs and other not in self._skipped:
+            if id in needs and other not in self._skipped:
                 self._skipped.append(other)
-                self._session.listener(StepSkipped(step=self._steps[other], why=why))
-                self._skip_dependents(other, why)
+                self._session.listener(StepSkipped(step=self._steps[other], failed=failed))
+                self._skip_dependents(other, failed)
 
     def _abandon(self, failed: op.Operation) -> None:
         """What can't be started any more needs no one to wait for it; without any that was wanted, nothing does."""

@@ -332,10 +332,10 @@ class LineProgress:
                 )  # the help comes later
                 lines = [f"{resource_of(step.address)}: {before}failed while {doing(step)}: {said}"]
                 return lines + (self._annotations(error) if self._github else [])
-            case events.StepSkipped(step=step, why=""):
+            case events.StepSkipped(step=step, failed=None):
                 self._blocked.add(step.address)
-            case events.StepSkipped(step=step, why=why) if resource is not None and self._first_skip(resource):
-                return [f"{resource_of(step.address)}: skipped: {one_line(why)}"]
+            case events.StepSkipped(step=step, failed=failed) if resource is not None and self._first_skip(resource):
+                return [f"{resource_of(step.address)}: skipped: {why_skipped(failed)}"]
             case events.Undone(address=address, what=what) if address not in self._blocked:
                 return [f"{resource_of(address)}: {undone(what)}"]
             case events.StepDone() if resource is not None and not self._quiet:
@@ -372,6 +372,11 @@ class LineProgress:
                 return False
             self._told[step] = now
             return True
+
+
+def why_skipped(failed: Operation | None) -> str:
+    """`network default failed while creating`."""
+    return "a dependency failed" if failed is None else f"{resource_of(failed.address)} failed while {doing(failed)}"
 
 
 def finished(resource: Resource, now: float) -> str:

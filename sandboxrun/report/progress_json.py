@@ -19,7 +19,7 @@ from sandboxrun.plan.text import summary, warnings
 from sandboxrun.report import progress as steps
 from sandboxrun.report.diagnostics import diagnostic_json
 from sandboxrun.report.plan import PROVIDER, resource_of
-from sandboxrun.report.progress import Resource, Tracker, finished, undone, unfinished
+from sandboxrun.report.progress import Resource, Tracker, doing, finished, undone, unfinished, why_skipped
 from sandboxrun.spec.state import rfc3339
 
 UI_VERSION = "1.0"
@@ -76,8 +76,8 @@ class JsonProgress:
         match event:
             case events.Undone(address=address, what=what):
                 self._log("warn", f"{address}: {undone(what)}")
-            case events.StepSkipped(step=step, why=why):
-                self._log("warn", f"{step.address}: {step.id}: skipped: {why or 'a dependency failed'}")
+            case events.StepSkipped(step=step, failed=failed):
+                self._log("warn", f"{step.address}: skipped {doing(step)}: {why_skipped(failed)}")
             case events.StillRunning(sandboxes=alive):
                 for one in alive:
                     self._alive(one)

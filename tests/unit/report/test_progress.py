@@ -69,18 +69,18 @@ def step(plan: Plan, id: str) -> Operation:
 
 def carry_out(progress: Progress, plan: Plan, clock: Clock, fail: Mapping[str, ApplyError] | None = None) -> None:
     """Every step in order, a tenth of a second each; what needs one that failed is skipped, as the executor does."""
-    failed: set[str] = set()
+    failed: dict[str, Operation] = {}
     progress.begin(plan)
     for one in plan.operations:
         lost = [need for need in one.needs if need in failed]
         if lost:
-            failed.add(one.id)
-            progress(StepSkipped(step=one, why=f'"{lost[0]}" failed'))
+            failed[one.id] = failed[lost[0]]
+            progress(StepSkipped(step=one, failed=failed[one.id]))
             continue
         progress(StepStarted(step=one))
         clock.seconds += 0.1
         if fail and one.id in fail:
-            failed.add(one.id)
+            failed[one.id] = one
             progress(StepFailed(step=one, error=fail[one.id]))
         else:
             progress(StepDone(step=one, seconds=0.1, note=""))
@@ -121,8 +121,8 @@ def test_a_failure_says_what_was_done_and_what_is_left_out() -> None:
     fail = {"create lint": BROKEN, "create network.default": ApplyError("no subnet is left")}
     assert lines_of(LineProgress, lambda p, c: carry_out(p, rerun(), c, fail)) == [
         "network default: failed while creating: no subnet is left",
-        'lint: skipped: "create network.default" failed',
-        'agent["a"]: skipped: "create network.default" failed',
+        "lint: skipped: network default failed while creating",
+        'agent["a"]: skipped: network default failed while creating',
     ]
     del fail["create network.default"]
     assert lines_of(LineProgress, lambda p, c: carry_out(p, rerun(), c, fail), quiet=True) == [
@@ -200,7 +200,7 @@ def test_json_lines_in_opentofus_shape() -> None:
         ("apply_complete", "info", "network.default: created (0.1s)"),
         ("apply_errored", "error", "lint: failed while creating"),
         ("diagnostic", "error", "Error: no program (sensitive value)\\x1b[2J\\nin the image"),
-        ("log", "warn", 'lint: start lint: skipped: "create lint" failed'),
+        ("log", "warn", "lint: skipped starting: lint failed while creating"),
         ("apply_start", "info", 'agent["a"]: Creating...'),
         ("apply_complete", "info", 'agent["a"]: created, started (0.2s)'),
         ("change_summary", "info", "Apply ended. Resources: 2 added, 0 changed, 0 destroyed."),
@@ -417,7 +417,7 @@ def test_the_end_of_a_dependency_is_told_by_the_caller() -> None:
         progress(StepStarted(step=one))
         progress(StepProgress(step=one, text=""))
         progress(StepFailed(step=one, error=DependencyFailed("lint", "db", "exited with 3")))
-        progress(StepSkipped(step=step(plan, "start lint"), why=""))
+        progress(StepSkipped(step=step(plan, "start lint"), failed=None))
         progress(Undone(address="lint", what="removed"))
 
     assert lines_of(LineProgress, act) == ["lint: waiting for db to complete"]
