@@ -27,7 +27,7 @@ from sandboxrun.backend.docker.fields import HOLD, RELEASE
 from sandboxrun.backend.docker.lock import LABEL, claim_of
 from sandboxrun.backend.docker.observe import own_sandboxes, take_snapshot
 from sandboxrun.backend.errors import EngineError, NotFound
-from sandboxrun.backend.session import GONE, Made, Session, Watched
+from sandboxrun.backend.session import GONE, Made, Session
 from sandboxrun.data import Closing, Data
 from sandboxrun.errors import PlanError, SandboxrunError, UsageError
 from sandboxrun.lifecycle.apply import ApplySettings, carry_out, execute, locked
@@ -35,13 +35,13 @@ from sandboxrun.lifecycle.job import Job, shares
 from sandboxrun.lifecycle.places import check_outside, check_sources, enforce, may_write, surveyed
 from sandboxrun.lifecycle.watch import NOTICE, Heard
 from sandboxrun.plan import operations as op
-from sandboxrun.plan.changes import Plan
-from sandboxrun.plan.operations import is_private, networks_of
+from sandboxrun.plan.changes import Plan, Reason
+from sandboxrun.plan.operations import networks_of
 from sandboxrun.plan.planner import Options, make_collect_plan, make_plan
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
-from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, Profile
-from sandboxrun.spec.state import PAST_TTL, Created, ObservedSandbox, Offers, Running, Snapshot, parse_time
+from sandboxrun.spec.project import DeclaredSandbox, Profile, undeclared
+from sandboxrun.spec.state import Created, ObservedSandbox, Offers, Running, Snapshot, parse_time
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -676,38 +676,30 @@ class SandboxService(Closing):
     def _collect_left(self, *, leftovers: bool) -> Mapping[str, Captured]:
         """Take away what killed processes left, evidence first, and networks that nothing uses; without `leftovers`
         these alone. What was kept, by run. Raises ApplyError for what could not be taken away."""
-        plan, *_ = self._plan_left(leftovers)  # without the lock: mostly there is nothing
+        plan, _ = self._plan_left(leftovers)  # without the lock: mostly there is nothing
         if not plan.operations and not (leftovers and self._lock_is_dead()):
             if leftovers:
                 self.engine.collect(self.store)
             return {}
         with self._gate.alone() as guard:
-            plan, snapshot, profile, left = self._plan_left(leftovers)
-            over = [o for o in left if o.is_over(snapshot.taken) and isinstance(o.state, Running)]
-            watched = {o.run: Watched(stopped_by="expired", note=PAST_TTL) for o in over}
-            how = self._how()
-            outcome = carry_out(plan, snapshot, self.engine, profile, self.store, how, guard, watched=watched)
+            plan, snapshot = self._plan_left(leftovers)
+            profile, how = self._nothing_declared(), self._how()
+            outcome = carry_out(plan, snapshot, self.engine, profile, self.store, how, guard)
         outcome.applied.check()
         return outcome.session.captured
 
-    def _plan_left(self, leftovers: bool) -> tuple[Plan, Snapshot, Profile, tuple[ObservedSandbox, ...]]:
-        """The plan, what it was made for, and the one-offs that nobody looks after any more."""
+    def _plan_left(self, leftovers: bool) -> tuple[Plan, Snapshot]:
+        """The plan that ends the one-offs that nobody looks after any more, and what it was made for."""
         profile = self._nothing_declared()
         snapshot = take_snapshot(self.engine, profile, self.store)
-        # the project's networks as they are: collecting must not put right what others declared
-        common = [network for network in snapshot.networks if not is_private(network)]
-        networks = {n.key: n.spec for n in common}
-        for key in (key for observed in snapshot.sandboxes for key in networks_of(observed.spec)):
-            networks.setdefault(key, NetworkSpec(external=True))
-        names = structs.replace(profile.names, given_networks={n.key: n.name for n in common})
-        profile = structs.replace(profile, networks=networks, names=names)
-        orphaned = snapshot.orphaned if leftovers else ()
-        left = tuple(
-            o
+        reasons = {
+            o.id: Reason.EXPIRED if o.is_over(snapshot.taken) else Reason.ORPHANED
             for o in snapshot.sandboxes
-            if leftovers and o.one_off and (o.is_over(snapshot.taken) or (o.id in orphaned and not o.kept))
-        )
-        return make_collect_plan(profile, snapshot, left, networks=True, leftovers=leftovers), snapshot, profile, left
+            if leftovers and o.one_off and (o.is_over(snapshot.taken) or (o.id in snapshot.orphaned and not o.kept))
+        }
+        left = [o for o in snapshot.sandboxes if o.id in reasons]
+        plan = make_collect_plan(profile, snapshot, left, networks=True, leftovers=leftovers, reasons=reasons)
+        return plan, snapshot
 
     def _lock_is_dead(self) -> bool:
         """Whether a killed process left the lock itself: taking it takes that away."""
@@ -715,8 +707,7 @@ class SandboxService(Closing):
         return any(claim.is_dead(self.engine.clock) for claim in claims)
 
     def _nothing_declared(self) -> Profile:
-        names = Names(project=self.project)
-        return Profile(project=self.project, directory=self.directory, sandboxes=(), names=names)
+        return undeclared(Names(project=self.project), self.directory)
 
     def close(self) -> None:
         """End the connections. Sandboxes that were not removed go on: the next start collects them once this
