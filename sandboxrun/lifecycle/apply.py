@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from graphlib import TopologicalSorter
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -68,7 +69,6 @@ class Applied(Data):
     done: tuple[str, ...]
     failures: tuple[Failure, ...]
     skipped: tuple[str, ...]
-    stopped: bool
     left_out: tuple[str, ...] = ()  # the addresses of sandboxes that were not started for a failure of another step
 
     @property
@@ -129,13 +129,11 @@ class _Run:
         self._session, self._most = session, max(1, most)
         self.workers: list[threading.Thread] = []
         self._steps = {step.id: step for step in steps}
-        known = self._steps.keys()
-        self._waiting = {step.id: {need for need in step.needs if need in known} for step in steps}
-        self._needed_by: dict[str, list[str]] = {}
-        for id, needs in self._waiting.items():
-            for need in needs:
-                self._needed_by.setdefault(need, []).append(id)
-        self._ready = deque(step.id for step in steps if not self._waiting[step.id])
+        self._order = TopologicalSorter(dict.fromkeys(self._steps, ()))  # these first: as many as can begin in order
+        for step in steps:
+            self._order.add(step.id, *self._steps.keys() & step.needs)
+        self._order.prepare()
+        self._ready = deque(self._order.get_ready())
         self._busy = 0
         self._needless = False  # whether nothing that was wanted can be started any more
         self._done: list[str] = []
@@ -155,7 +153,9 @@ class _Run:
             with self._changed:
                 self._busy -= 1
                 if error is None:
-                    self._finish(step)
+                    self._done.append(step.id)
+                    self._order.done(step.id)
+                    self._ready.extend(self._order.get_ready())
                 else:
                     self._failures.append(Failure(step=step, error=error))
                     self._skip_dependents(step.id, None if isinstance(error, DependencyFailed) else step)
@@ -207,20 +207,12 @@ class _Run:
         session.listener(StepDone(step=step, seconds=monotonic() - began, note=note or ""))
         return None
 
-    def _finish(self, step: op.Operation) -> None:
-        self._done.append(step.id)
-        for other in self._needed_by.get(step.id, ()):
-            needs = self._waiting[other]
-            needs.discard(step.id)
-            if not needs and other not in self._skipped:
-                self._ready.append(other)
-
     def _skip_dependents(self, id: str, failed: op.Operation | None) -> None:
-        for other, needs in self._waiting.items():
-            if id in needs and other not in self._skipped:
-                self._skipped.append(other)
-                self._session.listener(StepSkipped(step=self._steps[other], failed=failed))
-                self._skip_dependents(other, failed)
+        for other in self._steps.values():
+            if id in other.needs and other.id not in self._skipped:
+                self._skipped.append(other.id)
+                self._session.listener(StepSkipped(step=other, failed=failed))
+                self._skip_dependents(other.id, failed)
 
     def _abandon(self, failed: op.Operation) -> None:
         """What can't be started any more needs no one to wait for it; without any that was wanted, nothing does."""
@@ -238,7 +230,6 @@ class _Run:
             done=tuple(self._done),
             failures=tuple(self._failures),
             skipped=tuple(left),
-            stopped=self._session.stop.is_set(),
             left_out=tuple(self._steps[id].address for id in left if isinstance(self._steps[id], op.StartSandbox)),
         )
 

@@ -26,7 +26,7 @@ PROFILE = profile(needing("last", "main"), needing("main", "prepare", "seed"), d
 def applied(*errors: SandboxrunError, left_out: tuple[str, ...] = ("last", "main")) -> Applied:
     step = op.AwaitSandbox(id="await main prepare", address="main", cause="", dependency="prepare", condition="")
     failures = tuple(Failure(step=step, error=error) for error in errors)
-    return Applied(done=(), failures=failures, skipped=(), stopped=False, left_out=left_out)
+    return Applied(done=(), failures=failures, skipped=(), left_out=left_out)
 
 
 def test_who_needs_what_failed_is_not_started_nor_who_needs_that() -> None:
