@@ -649,7 +649,7 @@ class SandboxService(Closing):
         profile = structs.replace(self._nothing_declared(), sandboxes=(sandbox,))
         declared, engine = Declared(profile=profile, sandbox=sandbox, environment={}), self.engine
         offers = Offers(api_version=engine.api_version)
-        snapshot = Snapshot(project=self.project, taken=engine.clock(), offers=offers)
+        snapshot = Snapshot(taken=engine.clock(), offers=offers)
         session = Session(engine=engine, profile=profile, snapshot=snapshot, store=self.store, plan_digest="")
         age = (snapshot.taken - (parse_time(observed.created) or snapshot.taken)).total_seconds()
         session.made[address] = Made(id=observed.id, run=observed.run, at=monotonic() - age)

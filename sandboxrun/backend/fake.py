@@ -272,7 +272,6 @@ class Fake:
         beside = [
             Companion(
                 id=box.id,
-                name=box.name,
                 role=box.labels[labels.ROLE],
                 run=box.labels[labels.RUN],
                 running=box.running,
@@ -289,7 +288,6 @@ class Fake:
         if built is not None:
             helper = structs.replace(helper, id=built.id, unfit=unfit(own))
         return Snapshot(
-            project=project,
             taken=datetime.now(UTC),
             offers=world.offers,
             engine_id="" if world.blank else world.id,
@@ -310,7 +308,7 @@ class Fake:
     def _image(self, reference: str) -> Image:
         known = self.world.images.get(reference)
         offline = known is None and reference not in self.world.registry
-        return Image(reference=reference, config=known, note="offline" if offline else None)
+        return Image(config=known, note="offline" if offline else None)
 
     def _observed(self, box: fake_process.Box) -> ObservedSandbox:
         own = box.labels

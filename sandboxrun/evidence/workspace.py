@@ -287,7 +287,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PackedWorkspace(Data):
-    """A packed workspace: the tar's SHA-256 and size, how many members, their bytes, and what was left out.
+    """A packed workspace: the tar's SHA-256, how many members, their bytes, and what was left out.
 
     `content` is `sha256:…` of what an agent would see of it: paths, modes, links' targets and data, less times, owners
     and all that lies in a `.git`, which changes by being looked at. `partial` are directories that have more in them
@@ -296,7 +296,6 @@ class PackedWorkspace(Data):
 
     sha256: str
     content: str
-    tar_bytes: int
     files: int
     bytes: int
     left_out: tuple[LeftOut, ...] = ()
@@ -330,7 +329,6 @@ class _Packing:
         self._source, self._into, self._uid, self._gid = source, into, uid, gid
         self._hash, self._content = hashlib.sha256(), hashlib.sha256()
         self._counts = False  # whether what is being added counts for the content's digest
-        self._tar_bytes = 0
 
     def run(self) -> PackedWorkspace:
         source, root = self._source, self._source.open()
@@ -344,7 +342,6 @@ class _Packing:
         return PackedWorkspace(
             sha256=self._hash.hexdigest(),
             content="sha256:" + self._content.hexdigest(),
-            tar_bytes=self._tar_bytes,
             files=source.files,
             bytes=source.bytes,
             left_out=tuple(source.left_out),
@@ -405,5 +402,4 @@ class _Packing:
 
     def _emit(self, data: bytes) -> None:
         self._hash.update(data)
-        self._tar_bytes += len(data)
         self._into.write(data)

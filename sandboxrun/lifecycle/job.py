@@ -88,11 +88,6 @@ class RunResult(Data):
     kept: str = ""  # the name of its container, where that is kept after its end
 
     @property
-    def started(self) -> bool:
-        """Whether it was started, as far as is known."""
-        return self.ending is not None and self.ending.how is not How.NOT_STARTED
-
-    @property
     def ending(self) -> Ending | None:
         """How it ended, as far as is known."""
         index = self.evidence.index if self.evidence is not None else None

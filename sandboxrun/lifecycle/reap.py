@@ -204,7 +204,7 @@ class ProjectReaper:
             reasons = self._due(snapshot)
             for _, mine in self._by_home(snapshot, reasons):
                 kept = _kept_by(make_collect_plan(self._profile, snapshot, mine, networks=False, reasons=reasons))
-                self._reaped += [self._result_of(o, snapshot, reasons[o.id], kept=o.id in kept) for o in mine]
+                self._reaped += [self._result_of(o, reasons[o.id], kept=o.id in kept) for o in mine]
                 snapshot = _without(snapshot, mine)
             self._note_swept(self._sweeping(snapshot).operations)
         return structs.replace(self._result(), planned=True)
@@ -278,9 +278,7 @@ class ProjectReaper:
                 continue
             removed = [o for o in mine if self._is_removed(o, outcome)]
             kept = _kept_by(plan)
-            self._reaped += [
-                self._result_of(o, snapshot, reasons[o.id], outcome.session, kept=o.id in kept) for o in removed
-            ]
+            self._reaped += [self._result_of(o, reasons[o.id], outcome.session, kept=o.id in kept) for o in removed]
             snapshot = _without(snapshot, removed)
         return snapshot
 
@@ -363,13 +361,7 @@ class ProjectReaper:
         return False
 
     def _result_of(
-        self,
-        observed: ObservedSandbox,
-        snapshot: Snapshot,
-        reason: Reason,
-        session: Session | None = None,
-        *,
-        kept: bool,
+        self, observed: ObservedSandbox, reason: Reason, session: Session | None = None, *, kept: bool
     ) -> Reaped:
         return Reaped(
             project=self._profile.project,

@@ -463,7 +463,7 @@ class Proving:
         observed = self._engine.observe_one(self._profile, made.id)
         if not isinstance(observed.state, Running):
             return
-        image = Image(reference=sandbox.spec.image, config=session.image(observed.image_id))
+        image = Image(config=session.image(observed.image_id))
         found = look_at(self._engine, self._profile, observed, sandbox.spec, image, {})
         with self._lock:
             self.outside += found

@@ -387,7 +387,6 @@ class Companion(Data):
     """A container of ours beside a sandbox's: its gateway, its keeper. `run` is the sandbox's."""
 
     id: str
-    name: str
     role: str
     run: str
     running: bool
@@ -412,9 +411,8 @@ class ObservedVolume(Data):
 
 
 class Image(Data):
-    """What a reference means on the engine now. `digest` is the registry's, where one was asked."""
+    """What a reference to one means on the engine now. `digest` is the registry's, where one was asked."""
 
-    reference: str
     config: ImageConfig | None
     digest: str | None = None
     note: str | None = None  # why the registry could not say
@@ -505,7 +503,6 @@ class Offers(Data):
 class Snapshot(Data):
     """All that the planner looks at. `taken` is by the engine's clock, UTC."""
 
-    project: str
     taken: datetime
     offers: Offers
     engine_id: str = ""

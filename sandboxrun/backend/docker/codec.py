@@ -302,7 +302,6 @@ def observe_companion(listed: Mapping[str, Any], names: Names) -> Companion:
     inside = [name for name in on - {outside} if name.endswith(private_network(""))]
     return Companion(
         id=str(listed["Id"]),
-        name=str((listed.get("Names") or ["?"])[0]).removeprefix("/"),
         role=str(own.get(labels.ROLE) or ""),
         run=str(own.get(labels.RUN) or ""),
         running=listed.get("State") == "running",

@@ -107,7 +107,6 @@ def take_snapshot(
     unsettled = [s for s in profile.sandboxes if running.get(s.address) != s.spec]
     info = _asked(engine) if unsettled else None
     snapshot = Snapshot(
-        project=profile.project,
         taken=engine.clock(),
         offers=offers_of(engine, info, unsettled),
         engine_id=engine_id_of(info or {}),
@@ -196,7 +195,6 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
     import_ahead()  # what will make the sandbox
     images, info = _Images(engine), _asked(engine)
     snapshot = Snapshot(
-        project=profile.project,
         taken=engine.clock(),
         offers=offers_of(engine, info, profile.sandboxes),
         engine_id=engine_id_of(info),
@@ -233,7 +231,6 @@ def snapshot_of_these(
     inspected = (*(document.raw for document in known.values()), *asked)
     sandboxes = (*_observed(inspected, profile, store, images if compare else None), *gone)
     snapshot = Snapshot(
-        project=profile.project,
         taken=engine.clock(),
         offers=Offers(api_version=engine.api_version),
         sandboxes=sandboxes,
@@ -242,7 +239,7 @@ def snapshot_of_these(
         return _with_their_own(engine, profile, snapshot)
     here = {o.address for o in sandboxes}
     named = {s.spec.image for s in profile.sandboxes if s.address in here}
-    known = freeze({image: Image(reference=image, config=images.of(image)) for image in named})
+    known = freeze({image: Image(config=images.of(image)) for image in named})
     listed: tuple[Mapping[str, Any], ...] = ()
     if any(companions_of(o.applied or o.spec) for o in sandboxes):
         listed = own_containers(engine, profile.project, more={labels.ROLE: None})
@@ -278,7 +275,6 @@ def snapshot_of_ended(engine: Engine, profile: Profile, store: Store, ended: Map
     sandboxes = _with_endings(engine, sandboxes, {id: known for id, known in ended.items() if known is not None})
     orphaned, owned, lapsed, joined_by = _by_owner(engine, sandboxes)
     snapshot = Snapshot(
-        project=profile.project,
         taken=engine.clock(),
         offers=Offers(api_version=engine.api_version),
         sandboxes=sandboxes,
@@ -395,12 +391,12 @@ class _Images:
         """What a declared reference means; the registry is asked where the profile wants the newest, or has none."""
         config = self.of(sandbox.spec.image)
         if sandbox.spec.pull_policy == "never" or (config is not None and sandbox.spec.pull_policy != "always"):
-            return Image(reference=sandbox.spec.image, config=config)
+            return Image(config=config)
         try:
             digest, note = self._engine.registry_digest(sandbox.spec.image), None
         except EngineError as error:
             digest, note = None, error.cause
-        return Image(reference=sandbox.spec.image, config=config, digest=digest, note=note)
+        return Image(config=config, digest=digest, note=note)
 
 
 def _asked(engine: Engine) -> Mapping[str, Any]:

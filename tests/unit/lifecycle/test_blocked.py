@@ -7,11 +7,9 @@ from msgspec import structs
 from sandboxrun.backend.errors import DependencyFailed
 from sandboxrun.errors import ApplyError, SandboxrunError
 from sandboxrun.lifecycle.apply import Applied, Failure, not_started
-from sandboxrun.lifecycle.job import RunResult
 from sandboxrun.plan import operations as op
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import Dependency
-from sandboxrun.spec.state import Ending, How
 from sandboxrun.spec.types import freeze
 from tests.unit.plan.world import declared, profile
 
@@ -47,9 +45,3 @@ def test_another_failure_beside_it_stays_an_error() -> None:
     assert not_started(PROFILE, applied()) == {}
     assert not_started(PROFILE, applied(failed, ApplyError("no space"))) == {}
     assert not applied().dependencies_failed and applied(failed).dependencies_failed
-
-
-def test_a_result_says_whether_it_was_started() -> None:
-    ended = {how: RunResult(address="a", evidence=None, seen=Ending(how=how, exit_code=1)) for how in How}
-    assert {how for how, result in ended.items() if not result.started} == {How.NOT_STARTED}
-    assert not RunResult(address="a", evidence=None, note="not started: b failed", blocked=True).started

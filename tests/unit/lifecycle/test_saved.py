@@ -256,7 +256,7 @@ def test_containers(project: Path) -> None:
 
 def test_images(project: Path) -> None:
     p = profile(LINT)
-    moved = {"node:20-alpine": Image(reference="node:20-alpine", config=ImageConfig(id="sha256:" + "e" * 64))}
+    moved = {"node:20-alpine": Image(config=ImageConfig(id="sha256:" + "e" * 64))}
     before, after = make_plan(p, snapshot()), make_plan(p, snapshot(images=moved))
     assert said(project, before, after) == "node:20-alpine means another image now"
 

@@ -24,7 +24,7 @@ RUN = "0123456789abcdef"
 
 
 def companion(role: str = "gateway", *, run: str = RUN, running: bool = True) -> Companion:
-    return Companion(id=f"{role:e<64}", name=f"review-a.{role}", role=role, run=run, running=running)
+    return Companion(id=f"{role:e<64}", role=role, run=run, running=running)
 
 
 def private(of: str = "review-a", run: str = RUN) -> ObservedNetwork:

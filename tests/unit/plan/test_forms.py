@@ -28,7 +28,7 @@ SHELL = ImageConfig(
     stop_signal="SIGINT",
     healthcheck=Healthcheck(test=("CMD", "true")),
 )
-IMAGES = {"node:20-alpine": Image(reference="node:20-alpine", config=SHELL)}
+IMAGES = {"node:20-alpine": Image(config=SHELL)}
 
 
 def running(made_with: dict[str, Any]) -> ObservedSandbox:

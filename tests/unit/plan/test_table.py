@@ -272,7 +272,7 @@ def test_refresh_only_looks_and_does_nothing() -> None:
 
 def test_a_tag_that_moved_is_a_replacement_with_that_reason() -> None:
     other = "sha256:" + "b" * 64
-    moved = {"node:20-alpine": Image(reference="node:20-alpine", config=ImageConfig(id=other))}
+    moved = {"node:20-alpine": Image(config=ImageConfig(id=other))}
     plan = make_plan(profile(A), snapshot(observed(A), images=moved, **NONE))
     assert only(plan) == (Action.REPLACE, Reason.IMAGE_MOVED)
     assert "the tag has moved" in str(plan)
@@ -283,8 +283,8 @@ def test_a_tag_that_moved_is_a_replacement_with_that_reason() -> None:
 def test_a_tag_that_moved_in_the_registry_counts_where_the_newest_is_wanted() -> None:
     always = declared("a", network_mode="none", pull_policy="always")
     known = ImageConfig(id=NODE, digests=("node@sha256:old",))
-    newer = {"node:20-alpine": Image(reference="node:20-alpine", config=known, digest="sha256:new")}
-    same = {"node:20-alpine": Image(reference="node:20-alpine", config=known, digest="sha256:old")}
+    newer = {"node:20-alpine": Image(config=known, digest="sha256:new")}
+    same = {"node:20-alpine": Image(config=known, digest="sha256:old")}
     plan = make_plan(profile(always), snapshot(observed(always), images=newer, **NONE))
     assert [(c.address, c.action, c.reason) for c in plan.pending] == [
         ("image.node:20-alpine", Action.UPDATE, Reason.IMAGE_MOVED),
@@ -298,7 +298,7 @@ def test_a_tag_that_moved_in_the_registry_counts_where_the_newest_is_wanted() ->
 
 
 def test_an_image_that_is_not_there_is_pulled() -> None:
-    absent = {"node:20-alpine": Image(reference="node:20-alpine", config=None, digest="sha256:new")}
+    absent = {"node:20-alpine": Image(config=None, digest="sha256:new")}
     plan = make_plan(profile(A, B), snapshot(images=absent, **NONE))
     assert steps(plan) == ["pull node:20-alpine", "create a", "start a", "create b", "start b"]
     assert plan.counts == (2, 0, 0)
@@ -745,10 +745,8 @@ def test_a_plan_of_what_was_applied_is_empty(found: list[Any]) -> None:
     running = [observed(s, Running(started=NOW)) for s in sandboxes]
     keys = sorted({key for one in found for key in networks_of(one)})
     running = [structs.replace(o, run=f"run{n}") for n, o in enumerate(running)]
-    companions = tuple(
-        Companion(id=f"g{n}", name=f"g{n}", role="gateway", run=o.run, running=True) for n, o in enumerate(running)
-    )
-    images = {one.image: Image(reference=one.image, config=ImageConfig(id=NODE)) for one in found}
+    companions = tuple(Companion(id=f"g{n}", role="gateway", run=o.run, running=True) for n, o in enumerate(running))
+    images = {one.image: Image(config=ImageConfig(id=NODE)) for one in found}
     volumes = tuple(
         ObservedVolume(name=f"review_{m.source}", key=m.source or "", config=None)
         for one in found

@@ -231,19 +231,19 @@ def test_an_ended_sandbox_whose_profile_changed_shows_what_changed() -> None:
 
 
 def test_images_are_pulled_and_a_moved_tag_is_named() -> None:
-    missing = {"node:20-alpine": Image(reference="node:20-alpine", config=None, digest="sha256:" + "b" * 64)}
+    missing = {"node:20-alpine": Image(config=None, digest="sha256:" + "b" * 64)}
     plan = make_plan(profile(declared("a")), snapshot(images=missing))
     assert text(plan)[0] == f"  + image node:20-alpine will be pulled (sha256:{'b' * 64})"
-    silent = {"node:20-alpine": Image(reference="node:20-alpine", config=None, note="no such host")}
+    silent = {"node:20-alpine": Image(config=None, note="no such host")}
     unasked = make_plan(profile(declared("a")), snapshot(images=silent))
     assert text(unasked)[0] == (
         "  + image node:20-alpine will be pulled (the registry could not be asked: no such host)"
     )
-    unknown = {"node:20-alpine": Image(reference="node:20-alpine", config=None)}
+    unknown = {"node:20-alpine": Image(config=None)}
     plan = make_plan(profile(declared("a")), snapshot(images=unknown))
     assert text(plan)[0] == "  + image node:20-alpine will be pulled (its registry does not know it)"
     assert plan.digest == unasked.digest  # what a registry answers today makes no plan stale
-    moved = {"node:20-alpine": Image(reference="node:20-alpine", config=ImageConfig(id="sha256:" + "c" * 64))}
+    moved = {"node:20-alpine": Image(config=ImageConfig(id="sha256:" + "c" * 64))}
     a = declared("a")
     assert text(make_plan(profile(a), snapshot(observed(a), images=moved))) == [
         "-/+ sandbox a must be replaced (its tag means another image now)",

@@ -107,9 +107,8 @@ def snapshot(
     completed: Mapping[str, Mapping[str, Completed]] | None = None,
     **rest: Any,
 ) -> Snapshot:
-    known = {"node:20-alpine": Image(reference="node:20-alpine", config=ImageConfig(id=NODE))}
+    known = {"node:20-alpine": Image(config=ImageConfig(id=NODE))}
     return Snapshot(
-        project=PROJECT,
         taken=rest.pop("taken", NOW),
         offers=Offers(api_version="1.41"),
         sandboxes=sandboxes,

@@ -29,8 +29,8 @@ def plans() -> list[Plan]:
         inputs=freeze({"token": "(sensitive value)", "ref": "main"}),
     )
     drifted = observed(LINT, environment=freeze({"TOKEN": "hunter2-secret", "CI": "0"}))
-    missing = {"node:20-alpine": Image(reference="node:20-alpine", config=None, digest="sha256:" + "b" * 64)}
-    moved = {"node:20-alpine": Image(reference="node:20-alpine", config=ImageConfig(id="sha256:" + "c" * 64))}
+    missing = {"node:20-alpine": Image(config=None, digest="sha256:" + "b" * 64)}
+    moved = {"node:20-alpine": Image(config=ImageConfig(id="sha256:" + "c" * 64))}
     run = observed(declared("lint"), ended(1), one_off=True)
     return [
         make_plan(p, snapshot(networks=())),
