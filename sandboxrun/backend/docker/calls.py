@@ -111,19 +111,26 @@ class Answer(Data, unshown=("response",)):
         except (ValueError, RecursionError) as error:
             raise EngineError(self.operation, "the engine's answer is not JSON", status=self.response.status) from error
 
-    def mapping(self) -> Json:
-        """The whole body as a JSON object."""
+    def mapping(self, **must: type) -> Json:
+        """The whole body as a JSON object, which `must` have fields of these types (`Id=str`)."""
         value = self.json()
         if not isinstance(value, dict):
-            raise EngineError(self.operation, "the engine's answer is not a JSON object", status=self.response.status)
+            raise self._unfit("the engine's answer is not a JSON object")
+        for name, kind in must.items():
+            if type(value.get(name)) is not kind:
+                raise self._unfit(f"the engine's answer has no {name}")
         return value
 
-    def sequence(self) -> tuple[Any, ...]:
-        """The whole body as a JSON array; null, which the engine sends for an empty one, is empty."""
-        value = self.json()
-        if not isinstance(value, list | None):
-            raise EngineError(self.operation, "the engine's answer is not a JSON array", status=self.response.status)
+    def sequence(self, *, within: str | None = None) -> tuple[Json, ...]:
+        """The whole body, or the field of it that it is `within`, as a JSON array of objects; null, which the engine
+        sends for an empty one, is empty."""
+        value = self.json() if within is None else self.mapping().get(within)
+        if not isinstance(value, list | None) or not all(isinstance(one, dict) for one in value or ()):
+            raise self._unfit("the engine's answer is not a JSON array of objects")
         return tuple(value or ())
+
+    def _unfit(self, cause: str) -> EngineError:
+        return EngineError(self.operation, cause, status=self.response.status)
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it arrives."""

@@ -354,19 +354,23 @@ class Engine(Client):
 
     def inspect_container(self, id: str) -> Json:
         """All that the engine knows of a container, by id or name. Raises NotFound."""
-        return self._container("GET", id, "/json", "inspecting").mapping()
+        answer = self._container("GET", id, "/json", "inspecting")
+        return _answer_about(id, answer.mapping(), answer.operation)
 
     def inspect_containers(self, ids: Iterable[str]) -> tuple[Json, ...]:
         """Inspect several, in their order; one that is gone is left out."""
-        paths = [path_of("containers", id, "/json") for id in ids]
-        return tuple(c for c in self.objects(paths, f"inspecting {len(paths)} containers") if c is not None)
+        wanted = tuple(ids)
+        operation = f"inspecting {len(wanted)} containers"
+        found = self.objects([path_of("containers", id, "/json") for id in wanted], operation)
+        answers = zip(wanted, found, strict=True)
+        return tuple(_answer_about(id, told, operation) for id, told in answers if told is not None)
 
     def create_container(self, name: str, payload: Json, *, platform: str | None = None) -> CreatedContainer:
         """Create a container from the Engine API's own payload. Raises NameConflict, NotFound (the image)."""
         query = {"name": name, "platform": platform}
         operation = f"creating container {name}"
-        made = self.request("POST", "/containers/create", operation, query=query, payload=payload).mapping()
-        return CreatedContainer(id=str(made["Id"]), warnings=tuple(made.get("Warnings") or ()))
+        made = self.request("POST", "/containers/create", operation, query=query, payload=payload).mapping(Id=str)
+        return CreatedContainer(id=made["Id"], warnings=tuple(made.get("Warnings") or ()))
 
     def start_container(self, id: str) -> None:
         """Start it; no error when it runs already."""
@@ -412,7 +416,9 @@ class Engine(Client):
         told = answer.mapping()
         if message := (told.get("Error") or {}).get("Message"):
             raise EngineError(answer.operation, str(message))
-        return int(told["StatusCode"])
+        if type(code := told.get("StatusCode")) is not int:
+            raise EngineError(answer.operation, "the engine's answer has no StatusCode")
+        return code
 
     def commands(self, id: str) -> tuple[str, ...]:
         """The command lines of its processes, as the engine's host sees them."""
@@ -532,7 +538,7 @@ class Engine(Client):
     def create_network(self, payload: Json) -> str:
         """Create a network from the Engine API's own payload; its id. A taken name: NameConflict."""
         operation, payload = f"creating network {payload.get('Name', '')}", {"CheckDuplicate": True, **payload}
-        return str(self.request("POST", "/networks/create", operation, payload=payload).mapping()["Id"])
+        return str(self.request("POST", "/networks/create", operation, payload=payload).mapping(Id=str)["Id"])
 
     def remove_network(self, id: str) -> None:
         """Remove a network that no container uses. One that is gone is fine."""
@@ -555,7 +561,7 @@ class Engine(Client):
     def volumes(self, *, labels: LabelFilter | None = None) -> tuple[Json, ...]:
         """The volumes with all `labels`."""
         query = {"filters": label_filter(labels)}
-        return tuple(self.request("GET", "/volumes", "listing volumes", query=query).mapping().get("Volumes") or ())
+        return self.request("GET", "/volumes", "listing volumes", query=query).sequence(within="Volumes")
 
     def volume(self, name: str) -> Json | None:
         """A volume by its name; None when there is none."""
@@ -634,14 +640,14 @@ class Engine(Client):
         payload: dict[str, Any] = {"Cmd": list(argv), "AttachStdout": True, "AttachStderr": True}
         payload |= {"AttachStdin": stdin or tty, "Tty": tty, "Env": list(env)}
         payload |= {"User": user or "", "WorkingDir": workdir or ""}
-        made = str(self._container("POST", id, "/exec", "preparing a command in", payload=payload).mapping()["Id"])
+        made = self._container("POST", id, "/exec", "preparing a command in", payload=payload).mapping(Id=str)
         operation = f"running {argv[0] if argv else 'nothing'} in container {named(id)}"
         start = {"Detach": False, "Tty": tty}
-        answer = self.request("POST", path_of("exec", made, "/start"), operation, payload=start, upgrade=True)
+        answer = self.request("POST", path_of("exec", made["Id"], "/start"), operation, payload=start, upgrade=True)
         terminal = None
         if tty or stdin:
-            terminal = self._terminal(answer, path_of("exec", made, "/resize"), "resizing a command")
-        return Exec(self, made, answer, terminal, tty=tty)
+            terminal = self._terminal(answer, path_of("exec", made["Id"], "/resize"), "resizing a command")
+        return Exec(self, made["Id"], answer, terminal, tty=tty)
 
     def events(
         self,
@@ -701,6 +707,13 @@ class Engine(Client):
         return _stat(self._container("HEAD", id, "/archive", f"looking at {path} in", query={"path": path}))
 
     stop, signal, wait, read_tree = stop_container, kill_container, wait_container, get_archive
+
+
+def _answer_about(id: str, told: Json, operation: str) -> Json:
+    """What was told of a container, by its id or name. Of another one nothing may be concluded about it."""
+    if len(id) == 64 and told.get("Id") != id:
+        raise EngineError(operation, f"the engine answered about another container than {named(id)}")
+    return told
 
 
 def _entries(answer: Answer) -> Iterator[Json]:

@@ -452,6 +452,15 @@ class _Connection:
         fields = {name.lower(): value for name, value in answer.getheaders()}
         return Whole(status=answer.status, headers=fields, body=bytes(body))
 
+    def is_usable(self) -> bool:
+        """Whether nothing has come that nobody asked for: it would be taken for the answer to the next question. One
+        that ended is, until it is used: then it shows."""
+        self.sock.settimeout(0)
+        try:
+            return not self._reader.peek(1)
+        except OSError:
+            return False
+
     def close(self) -> None:
         self.sock.close()
         self._reader.raw.close()
@@ -510,6 +519,9 @@ class LocalTransport:
                 if self._closed:
                     raise Unreachable(CLOSED)
                 kept = self._idle.pop() if self._idle else None
+            if kept is not None and not kept.is_usable():
+                kept.close()
+                continue
             try:
                 connection = kept or _Connection(self._dial(seconds_left(deadline)))
                 self._exchange(connection, sent, deadline, lambda answer: found.append(read(answer)))

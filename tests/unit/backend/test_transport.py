@@ -181,6 +181,52 @@ def test_a_connection_that_ended_while_idle_carries_nothing(peer: Peer) -> None:
     assert [head.split(b" ")[0] for head in heads] == [b"GET", b"POST", b"POST"]
 
 
+UNASKED = pytest.mark.parametrize(
+    "unasked",
+    [OK, b"HTTP/1.1 408 Request Time-out\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b"x"],
+    ids=["the answer again", "what a proxy says to an idle client", "a byte beyond the body"],
+)
+
+
+def _each_gets_its_own(engine: Engine, method: str, told: threading.Event) -> None:
+    for question in ("/a", "/b", "/c"):
+        assert engine.request(method, question, operation="trying", versioned=False).mapping() == {"to": question}
+        assert told.wait(30)
+
+
+@WAYS
+@UNASKED
+def test_what_nobody_asked_for_is_no_answer(peer: Peer, method: str, unasked: bytes) -> None:
+    """It would be taken for the answer to the next question, and each answer for that of the question before."""
+    told = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        while head := until_end_of_head(client):
+            said = b'{"to": "%s"}' % head.split(b" ")[1]
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(said) + said
+            client.sendall(answer if number else answer + unasked)
+            told.set()
+
+    _each_gets_its_own(peer(script), method, told)
+
+
+@WAYS
+@UNASKED
+@pytest.mark.parametrize("route", ["unix"], indirect=True)  # by others it may come while the next question is sent
+def test_what_nobody_asked_for_comes_a_moment_later(peer: Peer, method: str, unasked: bytes) -> None:
+    told = threading.Event()
+
+    def script(client: socket.socket, number: int) -> None:
+        while head := until_end_of_head(client):
+            said = b'{"to": "%s"}' % head.split(b" ")[1]
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(said) + said)
+            if number == 0:
+                client.sendall(unasked)
+                told.set()
+
+    _each_gets_its_own(peer(script), method, told)
+
+
 def test_connection_close_is_heeded(peer: Peer) -> None:
     def script(client: socket.socket, number: int) -> None:
         until_end_of_head(client)
@@ -452,6 +498,54 @@ def ids_in(heads: bytes) -> list[bytes]:
 def answer_to(id: bytes, fields: bytes = b"") -> bytes:
     body = b'{"Id": "%b"}' % id
     return b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (fields, len(body), body)
+
+
+def _body(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+LISTS: dict[str, Callable[[Engine], object]] = {
+    "containers": lambda engine: engine.containers(),
+    "networks": lambda engine: engine.networks(),
+    "changes": lambda engine: engine.changes("a"),
+}
+
+
+@pytest.mark.parametrize("what", LISTS)
+@pytest.mark.parametrize("said", [b"{}", b'"x"', b"[1]", b'[{}, "x"]', b"[null]", b"[[]]"])
+def test_a_list_of_anything_else_than_objects(peer: Peer, what: str, said: bytes) -> None:
+    with pytest.raises(EngineError, match="the engine's answer is not a JSON array of objects"):
+        LISTS[what](peer(saying(_body(said))))
+
+
+@pytest.mark.parametrize("said", [b"[1]", b"{}", b"7"])
+def test_volumes_that_are_no_list_of_objects(peer: Peer, said: bytes) -> None:
+    with pytest.raises(EngineError, match="the engine's answer is not a JSON array of objects"):
+        peer(saying(_body(b'{"Volumes": ' + said + b"}"))).volumes()
+
+
+MADE: dict[str, Callable[[Engine], object]] = {
+    "Id of a container": lambda engine: engine.create_container("a", {}),
+    "Id of a network": lambda engine: engine.create_network({"Name": "a"}),
+    "Id of a command": lambda engine: engine.exec("a", ["true"]),
+    "StatusCode of an end": lambda engine: engine.wait_container("a"),
+}
+
+
+@pytest.mark.parametrize("what", MADE)
+@pytest.mark.parametrize("said", [b"{}", b'{"Id": null}', b'{"Id": 7}', b'{"StatusCode": "7"}', b'{"message": "boom"}'])
+def test_an_answer_that_lacks_what_was_asked_for(peer: Peer, what: str, said: bytes) -> None:
+    with pytest.raises(EngineError, match=f"the engine's answer has no {what.split()[0]}"):
+        MADE[what](peer(saying(_body(said))))
+
+
+@pytest.mark.parametrize("said", [b"{}", b'{"Id": "%s"}' % (b"b" * 64), b'{"Id": "%s"}' % (b"a" * 63)])
+def test_an_answer_about_another_container(peer: Peer, said: bytes) -> None:
+    engine = peer(saying(_body(said)))
+    with pytest.raises(EngineError, match="the engine answered about another container than aaaaaaaaaaaa"):
+        engine.inspect_container("a" * 64)
+    with pytest.raises(EngineError, match="inspecting 1 containers: the engine answered about another container"):
+        engine.inspect_containers(["a" * 64])
 
 
 @pytest.mark.parametrize(
