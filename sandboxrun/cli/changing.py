@@ -29,10 +29,10 @@ from sandboxrun.report.progress import Progress, progress_for
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.evidence.store import RunResult
     from sandboxrun.lifecycle.apply import ApplySettings, Outcome
-    from sandboxrun.lifecycle.job import RunResult, Waited
+    from sandboxrun.lifecycle.job import Waited
     from sandboxrun.lifecycle.verify import Proving
-    from sandboxrun.report.evidence import Run
     from sandboxrun.spec.project import Profile
 
 
@@ -182,16 +182,16 @@ class Telling(Closing):
             return
         self.close()
         if (session := outcome.session) is not None:
-            from sandboxrun.report.evidence import Run
+            from sandboxrun.evidence.store import RunResult
 
             self._proven(session.profile)
             kept = {step.container: step.name for step in outcome.plan.operations if isinstance(step, KeepSandbox)}
             # with the limits that each had, which the profile may say otherwise by now
             had = {o.run: o.applied or o.spec for o in session.snapshot.sandboxes}
             runs = [
-                Run(address=i.sandbox, captured=one, spec=had.get(i.run), kept=kept.get(i.container_id, ""))
+                RunResult(address=i.sandbox, evidence=one, spec=had.get(i.run), kept=kept.get(i.container_id, ""))
                 if (i := one.index) is not None
-                else Run(address="a sandbox", captured=one)
+                else RunResult(address="a sandbox", evidence=one)
                 for one in session.captured.values()
             ]
             self._runs(runs, session.profile)
@@ -209,14 +209,14 @@ class Telling(Closing):
         assert waited.outcome.session is not None
         profile = waited.outcome.session.profile
         self._proven(profile)
-        self._runs([run_of(one, profile) for one in waited.results], profile)
+        self._runs(waited.results, profile)
         if not self._json:
             for address, record in waited.earlier.items():
                 said = f"{record.ending} in an earlier run" if record is not None else "was not run"
                 again = "--rerun" if record is not None and record.succeeded else "--rerun=failed"
                 result(f"{address} {said}; {again} runs it again")
 
-    def _runs(self, runs: Iterable[Run], profile: Profile) -> None:
+    def _runs(self, runs: Iterable[RunResult], profile: Profile) -> None:
         """How runs ended, and where their evidence is."""
         from sandboxrun.report.evidence import evidence_plain, evidence_text, runs_text
 
@@ -232,15 +232,6 @@ class Telling(Closing):
 
     def _declined(self) -> None:
         note("Nothing was changed.", quiet=self._talk.quiet)
-
-
-def run_of(one: RunResult, profile: Profile) -> Run:
-    """A result as the report tells it."""
-    from sandboxrun.report.evidence import Run
-
-    sandbox = profile.sandbox(one.address)
-    spec = sandbox.spec if sandbox is not None else None
-    return Run(address=one.address, captured=one.evidence, spec=spec, note=one.note, seen=one.seen, kept=one.kept)
 
 
 def _json_line(kind: str, key: str, told: Mapping[str, Any], message: str) -> None:

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import did_you_mean, quoted
+from sandboxrun.errors import ExitCode, did_you_mean, quoted
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import (
     INDEX,
@@ -40,7 +40,8 @@ from sandboxrun.evidence.folder import (
     state_path,
 )
 from sandboxrun.evidence.index import Index
-from sandboxrun.spec.state import How
+from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import Ending, How
 
 # -- The chain: a line for each run that was captured, and for what became of its evidence later; each line holds the
 # SHA-256 of the line before it
@@ -567,6 +568,36 @@ class Captured(Data):
     index: Index | None = None
     already: bool = False
     failure: str | None = None
+
+
+class RunResult(Data):
+    """How one sandbox ended. `evidence` is None when it never came to be, or when another job has it: `seen` says how
+    it ended then, as far as this one saw it. `spec` is its spec, for its limits; `note` what was seen of its end.
+    `named` is false of one that ran only because another depends on it."""
+
+    address: str
+    evidence: Captured | None
+    spec: SandboxSpec | None = None
+    note: str = ""
+    blocked: bool = False  # not started: what it depends on failed
+    named: bool = True
+    seen: Ending | None = None
+    kept: str = ""  # the name of its container, where that is kept after its end
+
+    @property
+    def index(self) -> Index | None:
+        """What its evidence says of it."""
+        return self.evidence.index if self.evidence is not None else None
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended, as far as is known."""
+        return self.seen or (self.index.ending if self.index is not None else None)
+
+    @property
+    def exit_code(self) -> int:
+        """The agent's own code; 124 for a timeout, 125 when it did not run or nothing is known of its end."""
+        return ExitCode.NOT_RUN if self.ending is None else self.ending.code
 
 
 def recorded(store: Store, run: str) -> Captured | None:

@@ -22,6 +22,7 @@ from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.session import GONE, Made, Session, StillRunning, ask_ahead, guarded
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, ExitCode, SandboxrunError
+from sandboxrun.evidence.store import RunResult
 from sandboxrun.lifecycle.apply import (
     ApplySettings,
     Confirm,
@@ -45,7 +46,6 @@ from sandboxrun.spec.state import (
     Completed,
     Created,
     Ended,
-    Ending,
     How,
     ObservedSandbox,
     Running,
@@ -73,30 +73,6 @@ class WaitTimeout(SandboxrunError):
     """Sandboxes still ran when the caller's patience ended; they go on running."""
 
     exit_code = ExitCode.TIMEOUT
-
-
-class RunResult(Data):
-    """How one sandbox ended. `evidence` is None when it never came to be, or when another job has it: `seen` says how
-    it ended then, as far as this one saw it. `named` is false of one that ran only because another depends on it."""
-
-    address: str
-    evidence: Captured | None
-    note: str = ""
-    blocked: bool = False  # not started: what it depends on failed
-    named: bool = True
-    seen: Ending | None = None
-    kept: str = ""  # the name of its container, where that is kept after its end
-
-    @property
-    def ending(self) -> Ending | None:
-        """How it ended, as far as is known."""
-        index = self.evidence.index if self.evidence is not None else None
-        return self.seen or (index.ending if index is not None else None)
-
-    @property
-    def exit_code(self) -> int:
-        """The agent's own code; 124 for a timeout, 125 when it did not run or nothing is known of its end."""
-        return ExitCode.NOT_RUN if self.ending is None else self.ending.code
 
 
 def shares(sandboxes: Iterable[DeclaredSandbox]) -> bool:
@@ -298,8 +274,9 @@ class Job:
                 seen = ending_of(past, watch.exit_code, watch.spec, by, started)
             if captured is None and seen is None and watch.error is not None:
                 note = note or str(watch.error)
-        kept = self.kept(self.made[address].id)
-        return RunResult(address=address, evidence=captured, note=note, named=named, seen=seen, kept=kept)
+        kept, sandbox = self.kept(self.made[address].id), self._profile.sandbox(address)
+        spec = sandbox.spec if sandbox is not None else None
+        return RunResult(address=address, evidence=captured, spec=spec, note=note, named=named, seen=seen, kept=kept)
 
 
 def _joined(snapshot: Snapshot, gone: Snapshot) -> Snapshot:

@@ -18,6 +18,7 @@ from sandboxrun.backend.base import Backend
 from sandboxrun.backend.session import Made, Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
+from sandboxrun.evidence.store import RunResult
 from sandboxrun.lifecycle.apply import (
     Applied,
     ApplySettings,
@@ -27,7 +28,7 @@ from sandboxrun.lifecycle.apply import (
     naming_what_stays,
     not_started,
 )
-from sandboxrun.lifecycle.job import Job, Making, RunResult, shares
+from sandboxrun.lifecycle.job import Job, Making, shares
 from sandboxrun.lifecycle.places import surveyed
 from sandboxrun.lifecycle.watch import NOTICE, Consumer, Pump, Watch, Watching
 from sandboxrun.plan.planner import Options, make_plan, with_dependencies

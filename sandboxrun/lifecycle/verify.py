@@ -23,10 +23,10 @@ from sandboxrun.data import record_of
 from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError
 from sandboxrun.evidence.folder import keep, scratch
 from sandboxrun.evidence.parts import FILE
-from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.store import RunResult, Store
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.lifecycle.apply import ApplySettings
-from sandboxrun.lifecycle.job import Making, RunResult
+from sandboxrun.lifecycle.job import Making
 from sandboxrun.lifecycle.places import file_contents
 from sandboxrun.lifecycle.run import Runner, RunOptions
 from sandboxrun.lifecycle.running import look_at, namespaces_of

@@ -15,10 +15,9 @@ from typing import Any, assert_never
 
 from msgspec import structs
 
-from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, amount, one_line, redact
 from sandboxrun.evidence.index import Index
-from sandboxrun.evidence.store import Captured
+from sandboxrun.evidence.store import RunResult
 from sandboxrun.report.table import duration, size
 from sandboxrun.spec.option_types import DESTINATION, METADATA_NAMES
 from sandboxrun.spec.spec import SandboxSpec
@@ -29,20 +28,8 @@ PATCH, UNTRACKED = "workspace.patch", "workspace-untracked.patch"
 _LISTED = 5  # missing parts that are named
 
 
-class Run(Data):
-    """One run to report. `spec` is its spec, for its limits; `note` what the caller saw of its end,
-    `seen` how it ended where another job has the evidence."""
-
-    address: str
-    captured: Captured | None
-    spec: SandboxSpec | None = None
-    note: str = ""
-    seen: Ending | None = None
-    kept: str = ""  # the name of its container, where that is kept
-
-
 def evidence_text(
-    runs: Iterable[Run], *, sensitive: frozenset[str] = frozenset(), relative_to: Path | None = None
+    runs: Iterable[RunResult], *, sensitive: frozenset[str] = frozenset(), relative_to: Path | None = None
 ) -> str:
     """All runs, a few lines each. Paths below `relative_to` are shown from there."""
     return "\n".join(redact(line, sensitive) for run in runs for line in _run_lines(run, relative_to))
@@ -52,7 +39,7 @@ MANY = 10  # runs: of more, those that went well are only counted
 
 
 def runs_text(
-    runs: Sequence[Run],
+    runs: Sequence[RunResult],
     *,
     sensitive: frozenset[str] = frozenset(),
     relative_to: Path | None = None,
@@ -82,22 +69,20 @@ _RESULTS = {
 }
 
 
-def _result_of(run: Run) -> str:
+def _result_of(run: RunResult) -> str:
     """The word that it is counted by."""
-    index = run.captured.index if run.captured is not None else None
-    ending = run.seen or (index.ending if index is not None else None)
-    never = How.NOT_STARTED if run.captured is None else How.UNKNOWN  # its evidence could not be saved
-    return _RESULTS[ending.how if ending is not None else never]
+    never = How.NOT_STARTED if run.evidence is None else How.UNKNOWN  # its evidence could not be saved
+    return _RESULTS[run.ending.how if run.ending is not None else never]
 
 
-def ended_by_itself(run: Run) -> bool:
+def ended_by_itself(run: RunResult) -> bool:
     """Whether its command ended as it liked, well or badly."""
     return _result_of(run) in (_RESULTS[How.EXITED], _RESULTS[How.FAILED])
 
 
-def _is_notable(run: Run) -> bool:
+def _is_notable(run: RunResult) -> bool:
     """Whether there is more to know than that it completed: what it lacks, was refused, or changed with care."""
-    index = run.captured.index if run.captured is not None else None
+    index = run.index
     if index is None or index.ending.how is not How.EXITED:
         return True
     egress = index.egress
@@ -111,9 +96,9 @@ def ending_text(ending: Ending, spec: SandboxSpec | None = None, note: str = "")
     return one_line(_ending(ending, spec, note))
 
 
-def evidence_plain(run: Run) -> dict[str, Any]:
+def evidence_plain(run: RunResult) -> dict[str, Any]:
     """A run as data, in the words that `--json` has. A timeout is 124, whatever the program gave."""
-    captured = run.captured
+    captured = run.evidence
     told = {"sandbox": run.address, "note": run.note}
     if captured is None and run.seen is not None:
         return {**told, "outcome": run.seen.how.value, "exit_code": _code(run.seen), "evidence": None}
@@ -143,9 +128,9 @@ def _code(ending: Ending) -> int | None:
 _ELSEWHERE = "no evidence here: another job collected it, or somebody removed or restarted it"
 
 
-def _run_lines(run: Run, base: Path | None) -> list[str]:
+def _run_lines(run: RunResult, base: Path | None) -> list[str]:
     name = one_line(run.address)
-    captured = run.captured
+    captured = run.evidence
     if captured is None and run.seen is not None:
         return [f"{name}: {ending_text(run.seen, run.spec, run.note)}; {_ELSEWHERE}"]
     if captured is None:
@@ -157,7 +142,7 @@ def _run_lines(run: Run, base: Path | None) -> list[str]:
         keep_for = run.spec.lifetime.keep_for if run.spec is not None else None
         time = f" for {format_duration(keep_for)}" if keep_for is not None else ""
         rows.append(("container", f"kept{time} as {run.kept}; `sandboxrun destroy` removes it"))
-    return block(f"{name}: {ending_facts(captured.index, run)}", rows)
+    return block(f"{name}: {ending_facts(captured.index, run.spec, run.note)}", rows)
 
 
 def block(head: str, rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -166,9 +151,9 @@ def block(head: str, rows: Sequence[tuple[str, str]]) -> list[str]:
     return [head, *(f"    {key + ':':<{width}} {one_line(text)}" for key, text in rows)]
 
 
-def ending_facts(index: Index, run: Run) -> str:
+def ending_facts(index: Index, spec: SandboxSpec | None = None, note: str = "") -> str:
     """How it ended, and the figures that matter for that."""
-    facts = [ending_text(index.ending, run.spec, run.note)]
+    facts = [ending_text(index.ending, spec, note)]
     if index.ran_seconds is not None:
         facts.append(f"after {duration(index.ran_seconds) if index.ran_seconds >= 0.05 else 'less than 0.1s'}")
     if index.usage is not None and index.usage.memory_peak_bytes is not None:

@@ -14,9 +14,9 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, SandboxrunError, UsageError, amount, one_line
-from sandboxrun.evidence.store import Captured
+from sandboxrun.evidence.store import Captured, RunResult
 from sandboxrun.plan.changes import Reason
-from sandboxrun.report.evidence import Run, ending_text, evidence_plain
+from sandboxrun.report.evidence import ending_text, evidence_plain
 from sandboxrun.report.table import duration
 from sandboxrun.spec.spec import SandboxSpec
 
@@ -162,7 +162,7 @@ def reaped_plain(one: Reaped) -> dict[str, Any]:
         "kept": one.kept,
     }
     if one.captured is not None:
-        told |= evidence_plain(Run(address=one.address, captured=one.captured))
+        told |= evidence_plain(RunResult(address=one.address, evidence=one.captured))
         told.pop("note", None)
     return told
 

@@ -18,7 +18,7 @@ from sandboxrun.evidence.checking import Checked
 from sandboxrun.evidence.index import Index
 from sandboxrun.evidence.retention import Pruned, Removal, Selection
 from sandboxrun.evidence.store import ChainEntry, Notice, Store
-from sandboxrun.report.evidence import Run, block, ending_facts, ending_text, rows_of
+from sandboxrun.report.evidence import block, ending_facts, ending_text, rows_of
 from sandboxrun.report.table import size, table
 from sandboxrun.spec.state import Ending
 
@@ -67,7 +67,7 @@ def record_text(record: StoredRun) -> str:
     if index is None:
         told = ending_text(Ending(how=entry.outcome))
     else:
-        told = ending_facts(index, Run(address=entry.sandbox, captured=None))
+        told = ending_facts(index)
         rows += rows_of(index, record.place, None)
     lines = block(f"{one_line(entry.sandbox)}: {told}", rows)
     if index is not None and index.kept:

@@ -13,9 +13,8 @@ from msgspec import field
 
 from sandboxrun.backend.docker.client import Engine
 from sandboxrun.data import Data
-from sandboxrun.evidence.store import Captured, Store
+from sandboxrun.evidence.store import Captured, RunResult, Store
 from sandboxrun.lifecycle.apply import ApplySettings
-from sandboxrun.lifecycle.job import RunResult
 from sandboxrun.lifecycle.run import RunOptions, run
 from sandboxrun.profile.loader import load
 from sandboxrun.spec.project import Profile

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from sandboxrun.evidence.checking import verify_chain
+from sandboxrun.evidence.store import RunResult
 from sandboxrun.lifecycle.job import apply_and_wait
-from sandboxrun.report.evidence import Run, evidence_text
+from sandboxrun.report.evidence import evidence_text
 from tests.engine.world import World, open_world
 
 SECRET = "hunter2-hunter2"
@@ -45,7 +46,7 @@ def left_by(world: World, script: str, **options: Any) -> tuple[Path, Mapping[st
     for path in folder.rglob("*"):
         mode = path.lstat().st_mode
         assert stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and not mode & 0o7177), path
-    told = evidence_text([Run(address="a", captured=result.evidence)])
+    told = evidence_text([RunResult(address="a", evidence=result.evidence)])
     return folder, json.loads((folder / "index.json").read_text()), told
 
 

@@ -21,9 +21,8 @@ import pytest
 from sandboxrun import SandboxService, Settings
 from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.errors import ApplyError
-from sandboxrun.evidence.store import Store
+from sandboxrun.evidence.store import RunResult, Store
 from sandboxrun.lifecycle import run as oneoff
-from sandboxrun.lifecycle.job import RunResult
 from sandboxrun.lifecycle.watch import KeptOutput, Sampler, Watch
 from sandboxrun.profile.loader import load
 from tests.conftest import Cli, until

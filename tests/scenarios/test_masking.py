@@ -15,13 +15,13 @@ from sandboxrun.cli import options as project
 from sandboxrun.cli import output
 from sandboxrun.cli.lines import Lines
 from sandboxrun.errors import EVIDENCE_MASK, MASK, Diagnostic, mask, redact, redact_texts, redacted, spellings
-from sandboxrun.evidence.store import Captured
+from sandboxrun.evidence.store import Captured, RunResult
 from sandboxrun.plan.operations import Operation, StartSandbox
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.profile.loader import load
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.report.diagnostics import annotations_text, diagnostic_text, diagnostics_json
-from sandboxrun.report.evidence import Run, evidence_text
+from sandboxrun.report.evidence import evidence_text
 from sandboxrun.report.verify import Report, verify_json, verify_markdown, verify_text
 from sandboxrun.spec.state import Ending, How
 from tests.conftest import Ran
@@ -174,8 +174,8 @@ def test_reports_show_it_in_no_form() -> None:
     fault = redacted(Diagnostic(message=text, help=text), known)
     shown = [diagnostic_text(fault), json.dumps(diagnostics_json([fault])), annotations_text([fault])]
     assert [leaks(form) for form in shown] == [[], [], []]
-    ended = Run(address=f'other["{NAMED}"]', captured=None, seen=Ending(how=How.FAILED, exit_code=1, detail=text))
-    lost = Run(address="agent", captured=Captured(entry=None, failure=text))
+    ended = RunResult(address=f'other["{NAMED}"]', evidence=None, seen=Ending(how=How.FAILED, exit_code=1, detail=text))
+    lost = RunResult(address="agent", evidence=Captured(entry=None, failure=text))
     assert leaks(evidence_text([ended, lost], sensitive=known)) == []
 
 

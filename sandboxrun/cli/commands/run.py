@@ -55,7 +55,7 @@ def run(
     NAME is a sandbox, or all of a for_each; without NAME, all run. COMMAND replaces the profile's. Without a
     profile, COMMAND runs in the default base, on a copy of the current directory.
     """
-    from sandboxrun.cli.changing import Telling, run_of
+    from sandboxrun.cli.changing import Telling
     from sandboxrun.cli.lines import terminal_pump
     from sandboxrun.report.evidence import ended_by_itself, evidence_plain, runs_text
 
@@ -96,13 +96,12 @@ def run(
                     error = RunFailed(failed.results, *shown, code=failed.exit_code)
     lines.finish()
     if results or error is None:
-        runs = [run_of(one, profile) for one in results]
         if given.as_json:
-            result({"runs": [evidence_plain(run) for run in runs]})
+            result({"runs": [evidence_plain(run) for run in results]})
         else:
             sys.stdout.flush()
-            alone = given.quiet and len(runs) == 1 and ended_by_itself(runs[0])  # its code says it all
-            told = runs_text(runs, sensitive=profile.sensitive, relative_to=Path.cwd(), brief=given.quiet)
+            alone = given.quiet and len(results) == 1 and ended_by_itself(results[0])  # its code says it all
+            told = runs_text(results, sensitive=profile.sensitive, relative_to=Path.cwd(), brief=given.quiet)
             note(told, quiet=alone)
     if error is not None:
         error.exit_code = forwarding.exit_code(error.exit_code)

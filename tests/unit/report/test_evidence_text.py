@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sandboxrun.evidence.index import EgressSummary, Index, Kept, MissingPart, RefusedName, Usage
-from sandboxrun.evidence.store import Captured
-from sandboxrun.report.evidence import Run, ending_text, evidence_plain, evidence_text, runs_text
+from sandboxrun.evidence.store import Captured, RunResult
+from sandboxrun.report.evidence import ending_text, evidence_plain, evidence_text, runs_text
 from sandboxrun.report.table import duration, size
 from sandboxrun.spec.records import Lifetime
 from sandboxrun.spec.spec import SandboxSpec
@@ -45,7 +45,7 @@ def test_a_run_that_went_well() -> None:
         kept=(kept("stdout"), kept("workspace.patch")),
         patched_paths=3,
     )
-    assert evidence_text([Run(address="lint", captured=done, spec=SPEC)], relative_to=ROOT).split("\n") == [
+    assert evidence_text([RunResult(address="lint", evidence=done, spec=SPEC)], relative_to=ROOT).split("\n") == [
         "lint: completed (exit 0), after 3.2s, peak memory 41.2 MiB",
         "    evidence: .sandboxrun/evidence/20260301T120000Z-review-lint-0123456789ab",
         "    patch:    workspace.patch, 3 files changed",
@@ -62,7 +62,7 @@ def test_what_is_missing_cut_and_refused_is_said() -> None:
         refused=(RefusedName(part="artifacts", path="/x", reason="a socket"),),
         refused_total=12,
     )
-    told = evidence_text([Run(address="lint", captured=done)], relative_to=Path("/elsewhere")).split("\n")
+    told = evidence_text([RunResult(address="lint", evidence=done)], relative_to=Path("/elsewhere")).split("\n")
     listed = "; ".join(f"part{n} (it\\nbroke\\x1b[2J)" for n in range(5))
     assert told == [
         "lint: failed with exit 2",
@@ -134,9 +134,9 @@ def test_without_a_spec_limits_are_not_guessed() -> None:
 def test_a_run_that_never_was_and_evidence_that_was_not_kept() -> None:
     lost = Captured(entry=None, failure="no space is left\n")
     runs = [
-        Run(address='agent["a\nb"]', captured=None),
-        Run(address="b", captured=None, note="it was not started"),
-        Run(address="c", captured=lost),
+        RunResult(address='agent["a\nb"]', evidence=None),
+        RunResult(address="b", evidence=None, note="it was not started"),
+        RunResult(address="c", evidence=lost),
     ]
     assert evidence_text(runs).split("\n") == [
         'agent["a\\nb"]: was not run',
@@ -147,7 +147,7 @@ def test_a_run_that_never_was_and_evidence_that_was_not_kept() -> None:
 
 def test_secrets_are_masked() -> None:
     failed = captured(Ending(how=How.NOT_STARTED, exit_code=127, detail='exec: "hunter2-secret"'))
-    told = evidence_text([Run(address="a", captured=failed)], sensitive=frozenset({"hunter2-secret"}))
+    told = evidence_text([RunResult(address="a", evidence=failed)], sensitive=frozenset({"hunter2-secret"}))
     assert told.startswith('a: not started (exit 127): exec: "(sensitive value)"')
 
 
@@ -175,14 +175,14 @@ def test_measures() -> None:
 )
 def test_a_peak_that_may_have_been_higher_is_told_as_such(how: How, by: str, said: str) -> None:
     done = captured(Ending(how=how), usage=Usage(samples=1, memory_peak_bytes=1 << 20, memory_peak_by=by))
-    assert evidence_text([Run(address="a", captured=done)]).split("\n")[0].endswith(f", {said}")
+    assert evidence_text([RunResult(address="a", evidence=done)]).split("\n")[0].endswith(f", {said}")
 
 
 def test_runs_as_data() -> None:
     late = captured(
         Ending(how=How.TIMEOUT, exit_code=143), ran_seconds=5.0, missing=(MissingPart(part="logs", reason=""),)
     )
-    assert evidence_plain(Run(address="lint", captured=late, note="past its timeout of 5s")) == {
+    assert evidence_plain(RunResult(address="lint", evidence=late, note="past its timeout of 5s")) == {
         "sandbox": "lint",
         "note": "past its timeout of 5s",
         "run": "0123456789ab",
@@ -193,13 +193,13 @@ def test_runs_as_data() -> None:
         "missing": ["logs"],
         "protected_paths_touched": [],
     }
-    assert evidence_plain(Run(address="a", captured=None, note="not started: b exited with 1")) == {
+    assert evidence_plain(RunResult(address="a", evidence=None, note="not started: b exited with 1")) == {
         "sandbox": "a",
         "note": "not started: b exited with 1",
         "outcome": "not_started",
     }
     lost = Captured(entry=None, failure="the disk is full")
-    assert evidence_plain(Run(address="a", captured=lost)) == {
+    assert evidence_plain(RunResult(address="a", evidence=lost)) == {
         "sandbox": "a",
         "note": "",
         "failure": "the disk is full",
@@ -209,7 +209,8 @@ def test_runs_as_data() -> None:
 def test_a_run_of_no_time_at_all() -> None:
     done = captured(Ending(how=How.EXITED, exit_code=0), ran_seconds=0.0)
     assert (
-        evidence_text([Run(address="a", captured=done)]).split("\n")[0] == "a: completed (exit 0), after less than 0.1s"
+        evidence_text([RunResult(address="a", evidence=done)]).split("\n")[0]
+        == "a: completed (exit 0), after less than 0.1s"
     )
 
 
@@ -274,12 +275,12 @@ def test_a_run_of_no_time_at_all() -> None:
 )
 def test_what_was_asked_for_and_the_line_that_would_allow_it(egress: EgressSummary, said: list[str]) -> None:
     done = captured(Ending(how=How.EXITED, exit_code=0), egress=egress)
-    lines = evidence_text([Run(address="lint", captured=done, spec=SPEC)], relative_to=ROOT).split("\n")
+    lines = evidence_text([RunResult(address="lint", evidence=done, spec=SPEC)], relative_to=ROOT).split("\n")
     assert lines[2:] == said
 
 
-def _many(*hows: How) -> list[Run]:
-    return [Run(address=f"a{n}", captured=captured(Ending(how=how, exit_code=0))) for n, how in enumerate(hows)]
+def _many(*hows: How) -> list[RunResult]:
+    return [RunResult(address=f"a{n}", evidence=captured(Ending(how=how, exit_code=0))) for n, how in enumerate(hows)]
 
 
 def test_several_are_counted_and_of_many_only_the_others_are_listed() -> None:
@@ -290,4 +291,4 @@ def test_several_are_counted_and_of_many_only_the_others_are_listed() -> None:
     assert [line.partition(":")[0] for line in many if line[0] == "a"] == ["a18", "a19", "a20", "a21"]
     assert many[-1] == "22 sandboxes: 18 passed, 2 failed, 1 timed out, 1 out of memory"
     assert runs_text(_many(How.EXITED, How.EXITED), brief=True) == "2 sandboxes: 2 passed"
-    assert runs_text([Run(address="a", captured=None)] * 2).endswith("2 sandboxes: 2 not run")
+    assert runs_text([RunResult(address="a", evidence=None)] * 2).endswith("2 sandboxes: 2 not run")
