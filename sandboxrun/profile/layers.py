@@ -36,7 +36,6 @@ from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys, is
 from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.spec.names import KEY
 from sandboxrun.spec.option import Row, RowData, to_plain
-from sandboxrun.spec.option_types import Hosts, Tmpfs, by_name
 from sandboxrun.spec.spec import ROWS
 from sandboxrun.spec.types import INVALID, Entry, ListOf, Text, describe, name_of, span_of
 
@@ -332,20 +331,8 @@ def _by_key(below: Sequence[Entry], above: Sequence[Entry]) -> tuple[Entry, ...]
 
 def _entries(row: Row, node: Node) -> list[Entry] | None:
     """A mapping's entries, or a list's items split into them; None for what is neither, or says a key twice."""
-    match node:
-        case MapNode() | ListNode() if isinstance(row.type, Hosts):
-            return by_name(node)
-        case MapNode():
-            return list(node.entries)
-        case ListNode():
-            items: tuple[Node, ...] = node.items
-        case Scalar(value=str()) if isinstance(row.type, Tmpfs):
-            items = (node,)
-        case _:
-            return None
-    entries = [entry for item in items if (entry := row.type.entry(item)) is not None]
-    names = {entry[0].value for entry in entries}
-    return entries if len(entries) == len(items) == len(names) else None
+    entries = row.type.entries(node, problems := Problems())
+    return None if problems or len({key.value for key, _ in entries}) < len(entries) else entries
 
 
 # -- `for_each` and `when`: how many instances a sandbox has

@@ -9,9 +9,11 @@ import ipaddress
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, did_you_mean
+from msgspec import structs
+
+from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, did_you_mean, is_null
 from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec import types as units
 from sandboxrun.spec.forms import LABEL_PART, join_security, split_security
@@ -20,14 +22,17 @@ from sandboxrun.spec.option import Record, RowData, option
 from sandboxrun.spec.types import (
     INVALID,
     Choice,
+    Entries,
+    Entry,
     Integer,
     ListOf,
-    MapOf,
     OptionType,
     Schema,
     Short,
     Text,
     freeze,
+    list_of,
+    mapping_of,
     refuse,
     span_of,
 )
@@ -37,38 +42,29 @@ from sandboxrun.spec.types import (
 _NAME = Text(pattern=KEY, hint="a name of letters, digits, _ . and -")
 
 
-class Named(OptionType):
+class Named(Entries):
     """A list of names, or a mapping from names to `item`; a name alone means `empty`."""
 
+    whole: ClassVar[str] = "a list of names, or a mapping"
+    name: Text = _NAME
     item: OptionType
     empty: Any
 
-    def parse(self, node: Node, problems: Problems) -> Mapping[str, Any]:
-        match node:
-            case ListNode():
-                pairs: list[tuple[Node, Node | None]] = [(item, None) for item in node.items]
-            case MapNode():
-                pairs = [(key, value) for key, value in node.entries]
-            case _:
-                return refuse(problems, node, "a list of names, or a mapping")
-        values: dict[str, Any] = {}
-        twice = False
-        for key, value in pairs:
-            name = _NAME.parse(key, problems)
-            if name in values and name is not INVALID:
-                twice = True
-                problems.add(f'"{name}" is listed twice', key.span, "remove one of them")
-            bare = value is None or (isinstance(value, Scalar) and value.value is None)
-            values[name] = self.empty if bare or value is None else self.item.parse(value, problems)
-        return INVALID if twice or INVALID in values or INVALID in values.values() else freeze(values)
+    def entries(self, node: Node, problems: Problems) -> list[Entry]:
+        if isinstance(node, ListNode):
+            named = (item for item in node.items if _NAME.parse(item, problems) is not INVALID)
+            node = structs.replace(node, items=tuple(named))
+        return super().entries(node, problems)
+
+    def value(self, name: str, node: Node, problems: Problems) -> Any:
+        return self.empty if is_null(node) else self.item.parse(node, problems)
 
     def split(self, text: str) -> tuple[str, str | None]:
         return text, None
 
     def schema(self) -> Schema:
-        by_name = MapOf(item=self.item, name=_NAME).schema()
-        by_name["additionalProperties"] = {"anyOf": [by_name["additionalProperties"], {"type": "null"}]}
-        return {"anyOf": [{"type": "array", "items": _NAME.schema(), "uniqueItems": True}, by_name]}
+        by_name = mapping_of({"pattern": f"^(?:{KEY})$"}, {"anyOf": [self.item.schema(), {"type": "null"}]})
+        return {"anyOf": [list_of(_NAME.schema()), by_name]}
 
     def plain(self, value: Mapping[str, Any]) -> Any:
         if all(item == self.empty for item in value.values()):
@@ -150,42 +146,34 @@ def _value(name: str, value: str) -> str:
     return f"{int(value.removeprefix('0o'), 8):04o}" if name == "mode" else str(int(value))
 
 
-class Tmpfs(OptionType):
+class Tmpfs(Entries):
     """Mount options by path. `/tmp` alone, or `/tmp:size=64m,exec`."""
 
-    def parse(self, node: Node, problems: Problems) -> Mapping[str, str]:
-        match node:
-            case MapNode():
-                found = [(str(k.value), v) for k, v in node.entries]
-                texts = [(path, v) for path, v in found if isinstance(v, Scalar) and isinstance(v.value, str | None)]
-                items = [(path, str(v.value or ""), v) for path, v in texts]
-                if len(items) != len(found):
-                    return refuse(problems, node, "a mapping of paths to mount options")
-            case ListNode() | Scalar(value=str()):
-                items = []
-                for item in node.items if isinstance(node, ListNode) else (node,):
-                    if not isinstance(item, Scalar) or not isinstance(item.value, str):
-                        return refuse(problems, item, "a path, or path:options")
-                    path, _, options = item.value.partition(":")
-                    items.append((path, options, item))
-            case _:
-                return refuse(problems, node, "a list of paths, each with its options")
-        return self._build(items, problems)
+    whole: ClassVar[str] = "a list of paths, each with its options"
+    each: ClassVar[tuple[str, ...]] = ("a path, or path:options",)
 
-    def _build(self, items: list[tuple[str, str, Scalar]], problems: Problems) -> Mapping[str, str]:
-        mounts: dict[str, str] = {}
-        before = len(problems)
-        for path, options, item in items:
-            if not path.startswith("/") or "\0" in path:
-                problems.add(f'"{path}" is not an absolute path', item.span)
-            path = forms.path(path) if path.startswith("/") else path
-            if path in mounts:
-                problems.add(f'"{path}" is listed twice', item.span, "remove one of them")
-            try:
-                mounts[path] = read_options(options)
-            except ValueError as error:
-                problems.add(f"the options of the tmpfs {path} are wrong: {error}", item.span)
-        return freeze(dict(sorted(mounts.items()))) if len(problems) == before else INVALID
+    def parse(self, node: Node, problems: Problems) -> Any:
+        given = node.entries if isinstance(node, MapNode) else ()
+        if not all(isinstance(value, Scalar) and isinstance(value.value, str | None) for _, value in given):
+            return refuse(problems, node, "a mapping of paths to mount options")
+        found = super().parse(node, problems)
+        return found if found is INVALID else freeze(dict(sorted(found.items())))
+
+    def entries(self, node: Node, problems: Problems) -> list[Entry]:
+        alone = isinstance(node, Scalar) and isinstance(node.value, str)
+        return super().entries(ListNode(items=(node,)) if alone else node, problems)
+
+    def named(self, key: Scalar, problems: Problems) -> Any:
+        path = str(key.value)
+        if not path.startswith("/") or "\0" in path:
+            problems.add(f'"{path}" is not an absolute path', key.span)
+        return forms.path(path) if path.startswith("/") else path
+
+    def value(self, name: str, node: Node, problems: Problems) -> Any:
+        try:
+            return read_options(str(getattr(node, "value", None) or ""))
+        except ValueError as error:
+            problems.add(f"the options of the tmpfs {name} are wrong: {error}", node.span)
 
     def split(self, text: str) -> tuple[str, str | None]:
         path, colon, options = text.partition(":")
@@ -193,9 +181,7 @@ class Tmpfs(OptionType):
 
     def schema(self) -> Schema:
         item: Schema = {"type": "string", "pattern": r"^/[^:]*(:[a-z_,=0-9a-zA-Z.]*)?$"}
-        names, values = {"pattern": "^/"}, {"type": ["string", "null"]}
-        by_path: Schema = {"type": "object", "propertyNames": names, "additionalProperties": values}
-        return {"anyOf": [item, {"type": "array", "items": item, "uniqueItems": True}, by_path]}
+        return {"anyOf": [item, list_of(item), mapping_of({"pattern": "^/"}, {"type": ["string", "null"]})]}
 
     def plain(self, value: Mapping[str, str]) -> list[str]:
         return [f"{path}:{options}" for path, options in value.items()]
@@ -249,47 +235,46 @@ _ORDER = (*KNOWN, *(f"{LABEL_PART}{part}" for part in LABELS))
 CLOSED_OPTIONS: Mapping[str, str] = freeze({"no-new-privileges": "true", "seccomp": seccomp.OWN})
 
 
-class SecurityOpts(OptionType):
+class SecurityOpts(Entries):
     """Options by name. no-new-privileges and the seccomp profile are on unless they are turned off by name: a list
     that only sets another option must not loosen them."""
 
-    def parse(self, node: Node, problems: Problems) -> Mapping[str, str]:
-        match node:
-            case ListNode():
-                texts = [(str(i.value), i) for i in node.items if isinstance(i, Scalar)]
-                if len(texts) != len(node.items):
-                    return refuse(problems, node, "a list of texts")
-            case MapNode():
-                found = [(str(k.value), v) for k, v in node.entries if isinstance(v, Scalar)]
-                texts = [(join_security(name, v.text or str(v.value)), v) for name, v in found]
-                if len(texts) != len(node.entries):
-                    return refuse(problems, node, "a mapping of texts")
-            case _:
-                return refuse(problems, node, "a list")
-        return self._build(texts, problems)
+    whole: ClassVar[str] = "a list"
 
-    def _build(self, texts: list[tuple[str, Scalar]], problems: Problems) -> Mapping[str, str]:
-        options: dict[str, str] = {}
-        before = len(problems)
-        for text, item in texts:
-            name, value = split_security(text)
-            _check(name, value, item, problems)
-            if name in options:
-                problems.add(f'"{name}" is listed twice', item.span, "remove one of them")
-            options[name] = value
-            labels = [other for other in options if other.startswith(LABEL_PART)]
-            if options.get("label") == "disable" and (name in labels or (labels and name == "label")):
-                problems.add("label=disable turns labels off, and a label is set", item.span, "remove one of them")
-        return freeze({**CLOSED_OPTIONS, **options}) if len(problems) == before else INVALID
+    def parse(self, node: Node, problems: Problems) -> Any:
+        found = super().parse(node, problems)
+        return found if found is INVALID else freeze({**CLOSED_OPTIONS, **found})
+
+    def entries(self, node: Node, problems: Problems) -> list[Entry]:
+        found = super().entries(node, problems)
+        if not all(isinstance(value, Scalar) for _, value in found):
+            refuse(problems, node, "a mapping of texts")
+            return []
+        return [_split(key, value) for key, value in found if isinstance(value, Scalar)]
+
+    def entry(self, item: Node) -> Entry | None:
+        return super().entry(structs.replace(item, value=str(item.value)) if isinstance(item, Scalar) else item)
+
+    def add(self, values: dict[str, Any], key: Scalar, node: Node, problems: Problems) -> None:
+        super().add(values, key, node, problems)
+        labels = [other for other in values if other.startswith(LABEL_PART)]
+        if values.get("label") == "disable" and (key.value in labels or (labels and key.value == "label")):
+            problems.add("label=disable turns labels off, and a label is set", node.span, "remove one of them")
+
+    def named(self, key: Scalar, problems: Problems) -> Any:
+        return key.value
+
+    def value(self, name: str, node: Node, problems: Problems) -> Any:
+        if isinstance(node, Scalar):
+            _check(name, str(node.value), node, problems)
+            return node.value
 
     def split(self, text: str) -> tuple[str, str | None]:
         return split_security(text)
 
     def schema(self) -> Schema:
         item: Schema = {"type": "string", "pattern": rf"^({'|'.join(KNOWN)})([=:].+)?$"}
-        values: Schema = {"type": ["string", "boolean"]}
-        names: Schema = {"enum": list(_ORDER)}
-        by_name: Schema = {"type": "object", "propertyNames": names, "additionalProperties": values}
+        by_name = mapping_of({"enum": list(_ORDER)}, {"type": ["string", "boolean"]})
         return {"anyOf": [{"type": "array", "items": item}, by_name]}
 
     def plain(self, value: Mapping[str, str]) -> list[str]:
@@ -297,6 +282,12 @@ class SecurityOpts(OptionType):
             f"{name}:{item}" if name == "no-new-privileges" else join_security(name, item)
             for name, item in sorted(value.items(), key=lambda option: _ORDER.index(option[0]))
         ]
+
+
+def _split(key: Scalar, value: Scalar) -> Entry:
+    """An entry with the option's whole name: `label: user:root` is that of `label=user`."""
+    name, text = split_security(join_security(str(key.value), value.text or str(value.value)))
+    return structs.replace(key, value=name, text=name), structs.replace(value, value=text, text=text)
 
 
 def _check(name: str, value: str, item: Scalar, problems: Problems) -> None:
@@ -343,83 +334,61 @@ def host_address(text: str) -> str:
     return str(ipaddress.ip_address(text[1:-1] if bracketed else text))
 
 
-Pair = tuple[Scalar, Scalar]
-
-
-class Hosts(OptionType):
-    """The addresses of names: a list of NAME=address or NAME:address, or a mapping from names to one or several."""
-
-    def parse(self, node: Node, problems: Problems) -> Mapping[str, tuple[str, ...]]:
-        before = len(problems)
-        if not isinstance(node, ListNode | MapNode):
-            return refuse(problems, node, "a list of NAME=address, or a mapping")
-        found: dict[str, list[str]] = {}
-        for name, address in pairs_of(node, problems):
-            self._add(found, name, address, problems)
-        return freeze({name: tuple(those) for name, those in found.items()}) if len(problems) == before else INVALID
-
-    def _add(self, found: dict[str, list[str]], name: Scalar, address: Scalar, problems: Problems) -> None:
-        try:
-            known = found.setdefault(host_name(str(name.value)), [])
-        except ValueError as error:
-            problems.add(f'"{name.value}" is not a host name: {error}', name.span, _HELP)
-            return
-        try:
-            value = host_address(str(address.value))
-        except ValueError:
-            problems.add(f'"{address.value}" is not an IP address, for the host "{name.value}"', address.span, _HELP)
-            return
-        if value in known:
-            problems.add(f'"{name.value}" has the address {value} twice', address.span, "remove one of them")
-        known.append(value)
-
-    def split(self, text: str) -> tuple[str, str | None]:
-        return re.split("[=:]", text, maxsplit=1)[0], None
-
-    def schema(self) -> Schema:
-        text: Schema = {"type": "string", "minLength": 1}
-        names: Schema = {"pattern": f"^{HOST}$"}
-        several: Schema = {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]}
-        by_name: Schema = {"type": "object", "propertyNames": names, "additionalProperties": several}
-        item: Schema = {"type": "string", "pattern": f"^{HOST}[=:].+$"}
-        return {"anyOf": [by_name, {"type": "array", "items": item, "uniqueItems": True}]}
-
-    def plain(self, value: Mapping[str, tuple[str, ...]]) -> dict[str, str | list[str]]:
-        return {name: those[0] if len(those) == 1 else list(those) for name, those in value.items()}
-
-
 _HELP = "such as db.example.com=192.0.2.10 or db.example.com=2001:db8::10"
 
 
-def pairs_of(node: Node, problems: Problems) -> list[Pair]:
-    """Each name with one of its addresses, in the file's order; what is neither is noted."""
-    found: list[Pair] = []
-    for key, value in node.entries if isinstance(node, MapNode) else ():
-        items = value.items if isinstance(value, ListNode) else (value,)
-        if not items or any(not isinstance(item, Scalar) or not isinstance(item.value, str) for item in items):
-            refuse(problems, value, "an address, or a list of them", _HELP)
-            continue
-        found += [(key, item) for item in items if isinstance(item, Scalar)]
-    for item in node.items if isinstance(node, ListNode) else ():
-        text = item.value if isinstance(item, Scalar) else None
-        match = re.match(r"([^=:]*)[=:](.*)", text, re.DOTALL) if isinstance(text, str) else None
-        if match is None:
-            refuse(problems, item, "NAME=address", _HELP)
-            continue
-        name, address = (Scalar(value=part, text=part, span=item.span) for part in match.groups())
-        found.append((name, address))
-    return found
+class Hosts(Entries):
+    """The addresses of names: a list of NAME=address or NAME:address, or a mapping from names to one or several."""
 
+    whole: ClassVar[str] = "a list of NAME=address, or a mapping"
+    each: ClassVar[tuple[str, ...]] = ("NAME=address", _HELP)
 
-def by_name(node: Node) -> list[tuple[Scalar, Node]] | None:
-    """The entries of a mapping with the same meaning, one a name; None where something is wrong."""
-    pairs = pairs_of(node, problems := Problems())
-    if problems:
-        return None
-    found: dict[str, tuple[Scalar, list[Scalar]]] = {}
-    for name, address in pairs:
-        found.setdefault(str(name.value), (name, []))[1].append(address)
-    return [(name, ListNode(items=tuple(those), span=those[0].span)) for name, those in found.values()]
+    def entries(self, node: Node, problems: Problems) -> list[Entry]:
+        """Each name once, with all its addresses."""
+        found: dict[str, tuple[Scalar, tuple[Scalar, ...]]] = {}
+        for name, value in super().entries(node, problems):
+            those = value.items if isinstance(value, ListNode) else (value,)
+            texts = [one for one in those if isinstance(one, Scalar) and isinstance(one.value, str)]
+            if len(texts) < len(those) or not texts:
+                refuse(problems, value, "an address, or a list of them", _HELP)
+            else:
+                first, known = found.get(str(name.value), (name, ()))
+                found[str(name.value)] = (first, (*known, *texts))
+        return [(name, ListNode(items=those, span=those[0].span)) for name, those in found.values()]
+
+    def named(self, key: Scalar, problems: Problems) -> Any:
+        try:
+            return host_name(str(key.value))
+        except ValueError as error:
+            problems.add(f'"{key.value}" is not a host name: {error}', key.span, _HELP)
+            return INVALID
+
+    def value(self, name: str, node: Node, problems: Problems) -> Any:
+        known: list[str] = []
+        for one in node.items if isinstance(node, ListNode) else ():
+            text = str(one.value) if isinstance(one, Scalar) else ""
+            try:
+                value = host_address(text)
+            except ValueError:
+                problems.add(f'"{text}" is not an IP address, for the host "{name}"', one.span, _HELP)
+                continue
+            if value in known:
+                problems.add(f'"{name}" has the address {value} twice', one.span, "remove one of them")
+            known.append(value)
+        return tuple(known)
+
+    def split(self, text: str) -> tuple[str, str | None] | None:
+        match = re.match(r"([^=:]*)[=:](.*)", text, re.DOTALL)
+        return (match[1], match[2]) if match is not None else None
+
+    def schema(self) -> Schema:
+        text: Schema = {"type": "string", "minLength": 1}
+        several: Schema = {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]}
+        item: Schema = {"type": "string", "pattern": f"^{HOST}[=:].+$"}
+        return {"anyOf": [mapping_of({"pattern": f"^{HOST}$"}, several), list_of(item)]}
+
+    def plain(self, value: Mapping[str, tuple[str, ...]]) -> dict[str, str | list[str]]:
+        return {name: those[0] if len(those) == 1 else list(those) for name, those in value.items()}
 
 
 # -- restart: the option type of Compose's restart policies

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from itertools import chain
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import field
 
@@ -104,7 +104,11 @@ Entry = tuple[Scalar, Node]
 
 
 class OptionType(Data, eq=False):
-    """What every type can do."""
+    """What every type can do. Of those that have names with values, `whole` is what a value has to be, in words, and
+    `each` an item of a list, with a help where there is one; nothing where it can be no list."""
+
+    whole: ClassVar[str] = "a mapping"
+    each: ClassVar[tuple[str, ...]] = ("a text",)
 
     def parse(self, node: Node, problems: Problems) -> Any:
         """The value that a node means; INVALID, with the reason noted, where it means none."""
@@ -129,6 +133,19 @@ class OptionType(Data, eq=False):
             return None
         name, value = pair
         return Scalar(value=name, text=name, span=item.span), Scalar(value=value, text=value or "", span=item.span)
+
+    def entries(self, node: Node, problems: Problems) -> list[Entry]:
+        """What a mapping or a list says of each name; what says nothing of any is noted."""
+        match node:
+            case MapNode():
+                return list(node.entries)
+            case ListNode() if self.each:
+                found = [(item, self.entry(item)) for item in node.items]
+                for item in (item for item, entry in found if entry is None):
+                    refuse(problems, item, *self.each)
+                return [entry for _, entry in found if entry is not None]
+        refuse(problems, node, self.whole)
+        return []
 
     def identity(self, item: Node) -> Any:
         """What names an item of a list, however it is written: a mount's target, a variable's name, anything else's
@@ -163,6 +180,16 @@ def refuse(problems: Problems, node: Node, expected: str, help: str | None = Non
     """Note that `node` is not what was expected."""
     problems.add(f"expected {expected}, found {describe(node)}", node.span, help)
     return INVALID
+
+
+def mapping_of(names: Schema, values: Schema) -> Schema:
+    """The schema of a mapping."""
+    return {"type": "object", "propertyNames": names, "additionalProperties": values}
+
+
+def list_of(item: Schema) -> Schema:
+    """The schema of a list that has each item once."""
+    return {"type": "array", "items": item, "uniqueItems": True}
 
 
 LABEL_LENGTH = 63  # characters of a name: what a label of a host name may have
@@ -452,55 +479,56 @@ class Command(OptionType):
 _WORD = Text(numbers=True, empty=True, hint="a word of the command")
 
 
-class Pairs(OptionType):
-    """Names with values, as a mapping or a list of `NAME<separator>value`; a read-only mapping of texts.
+class Entries(OptionType):
+    """Names, each once, with a value each; a read-only mapping."""
+
+    name: Text = Text(pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", hint="a name of letters, digits, _ . and -")
+
+    def parse(self, node: Node, problems: Problems) -> Any:
+        before, values = len(problems), dict[str, Any]()
+        for key, value in self.entries(node, problems):
+            self.add(values, key, value, problems)
+        return freeze(values) if len(problems) == before else INVALID
+
+    def add(self, values: dict[str, Any], key: Scalar, node: Node, problems: Problems) -> None:
+        """Take one more entry to those before it."""
+        if (name := self.named(key, problems)) is not INVALID:
+            if name in values:
+                problems.add(f'"{name}" is listed twice', key.span, "remove one of them")
+            values[name] = self.value(name, node, problems)
+
+    def named(self, key: Scalar, problems: Problems) -> Any:
+        """The name in its canonical form, or INVALID."""
+        return self.name.parse(key, problems)
+
+    def value(self, name: str, node: Node, problems: Problems) -> Any:
+        """The value of that name."""
+        raise NotImplementedError
+
+
+class Pairs(Entries):
+    """Names with texts, as a mapping or a list of `NAME=value`.
 
     `bare` admits a name without a value (environment: taken from the caller), kept as None.
     """
 
-    separators: str = "="
+    whole: ClassVar[str] = "a mapping, or a list of texts"
+    each: ClassVar[tuple[str, ...]] = ("a text of the form NAME=value",)
     bare: bool = False
     name: Text = Text(pattern=r"[^=\x00\s]+", hint="a name")
     reserved: str | None = None  # a prefix that is ours
 
-    def parse(self, node: Node, problems: Problems) -> Any:
-        match node:
-            case MapNode():
-                pairs = [(key, value) for key, value in node.entries]
-            case ListNode():
-                pairs = []
-                for item in node.items:
-                    if (pair := self.entry(item)) is not None:
-                        pairs.append(pair)
-                    else:
-                        refuse(problems, item, f"a text of the form NAME{self.separators[0]}value")
-                if len(pairs) != len(node.items):
-                    return INVALID
-            case _:
-                return refuse(problems, node, "a mapping, or a list of texts")
-        return self._build(pairs, problems)
-
     def split(self, text: str) -> tuple[str, str | None] | None:
-        at = min((i for c in self.separators if (i := text.find(c)) >= 0), default=-1)
-        if at < 0:
-            return (text, None) if self.bare else None
-        return text[:at], text[at + 1 :]
+        name, equals, value = text.partition("=")
+        return (name, value if equals else None) if equals or self.bare else None
 
-    def _build(self, pairs: list[tuple[Scalar, Node]], problems: Problems) -> Any:
-        values: dict[str, str | None] = {}
-        before = len(problems)
-        for key, node in pairs:
-            name = self.name.parse(key, problems)
-            if name is INVALID:
-                continue
-            if self.reserved and name.startswith(self.reserved):
-                problems.add(f'names that begin with "{self.reserved}" are sandboxrun\'s own', key.span, "use another")
-            if name in values:
-                problems.add(f'"{name}" is listed twice', key.span, "remove one of them")
-            values[name] = self._value(node, problems)
-        return freeze(values) if len(problems) == before else INVALID
+    def named(self, key: Scalar, problems: Problems) -> Any:
+        name = super().named(key, problems)
+        if self.reserved and name is not INVALID and name.startswith(self.reserved):
+            problems.add(f'names that begin with "{self.reserved}" are sandboxrun\'s own', key.span, "use another")
+        return name
 
-    def _value(self, node: Node, problems: Problems) -> Any:
+    def value(self, name: str, node: Node, problems: Problems) -> Any:
         match node:
             case Scalar(value=None):
                 return None if self.bare else ""
@@ -513,40 +541,27 @@ class Pairs(OptionType):
         return refuse(problems, node, "a text or a number")
 
     def schema(self) -> Schema:
-        value = {"type": ["string", "number", "null"]}
-        name = f"^(?:{self.name.pattern})$"
         item: Schema = {"type": "string"}
         if not self.bare:
-            item["pattern"] = f"[{re.escape(self.separators)}]"
-        return {
-            "anyOf": [
-                {"type": "object", "propertyNames": {"pattern": name}, "additionalProperties": value},
-                {"type": "array", "items": item, "uniqueItems": True},
-            ]
-        }
+            item["pattern"] = "[=]"
+        names = {"pattern": f"^(?:{self.name.pattern})$"}
+        return {"anyOf": [mapping_of(names, {"type": ["string", "number", "null"]}), list_of(item)]}
 
     def plain(self, value: Any) -> Any:
         return dict(value)
 
 
-class MapOf(OptionType):
+class MapOf(Entries):
     """A mapping from names to values of one type; read-only."""
 
+    each: ClassVar[tuple[str, ...]] = ()
     item: OptionType
-    name: Text = Text(pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", hint="a name of letters, digits, _ . and -")
 
-    def parse(self, node: Node, problems: Problems) -> Any:
-        if not isinstance(node, MapNode):
-            return refuse(problems, node, "a mapping")
-        values = {}
-        for key, value in node.entries:
-            name = self.name.parse(key, problems)
-            values[name] = INVALID if name is INVALID else self.item.parse(value, problems)
-        return INVALID if INVALID in values.values() else freeze(values)
+    def value(self, name: str, node: Node, problems: Problems) -> Any:
+        return self.item.parse(node, problems)
 
     def schema(self) -> Schema:
-        names = {"pattern": f"^(?:{self.name.pattern})$"}
-        return {"type": "object", "propertyNames": names, "additionalProperties": self.item.schema()}
+        return mapping_of({"pattern": f"^(?:{self.name.pattern})$"}, self.item.schema())
 
     def plain(self, value: Any) -> Any:
         return {name: self.item.plain(item) for name, item in value.items()}

@@ -183,7 +183,7 @@ _WORDS: tuple[tuple[type, Callable[[Any], str]], ...] = (
     (types.Duration, lambda t: "a duration, such as 30s or 1h30m"),
     (types.Choice, lambda t: f"one of {', '.join(t.values)}"),
     (types.Command, lambda t: "a list of words, or one text that is split as a shell does"),
-    (types.Pairs, lambda t: f"a mapping of names to texts, or a list of NAME{t.separators[0]}value"),
+    (types.Pairs, lambda t: "a mapping of names to texts, or a list of NAME=value"),
     (types.ListOf, lambda t: f"a list, each item {words(t.item)}" + ", or one item alone" * t.single),
     (types.MapOf, lambda t: f"a mapping of names, each to {words(t.item)}"),
     (types.Short, lambda t: f"{t.expected}; or a mapping with {_keys(t.record)}"),
