@@ -101,7 +101,7 @@ def inline(file: SourceFile) -> Iterator[Waiver]:
         rules = (rule.strip() for rule in found[1].split(","))
         span = Span(file=file, line=number, column=at + 1, length=len(line.rstrip()) - at)
         words = {name: value for name, equals, value in parts if equals} | {"file": file.name, "sandbox": "*"}
-        yield _waiver(filter(None, rules), words, span, line=target, about=lines[target - 1].strip())
+        yield _waiver(rules, words, span, line=target, about=lines[target - 1].strip())
 
 
 def _waiver(rules: Iterable[str], words: Mapping[str, str], span: Span | None, **at: Any) -> Waiver:
@@ -112,7 +112,7 @@ def _waiver(rules: Iterable[str], words: Mapping[str, str], span: Span | None, *
     except ValueError:
         day = None
     given: dict[str, Any] = {key: words[key] for key in ("owner", "reason", "file", "sandbox") if key in words}
-    return Waiver(rules=tuple(rule.upper() for rule in rules), until=day, span=span, **given, **at)
+    return Waiver(rules=tuple(rule.upper() for rule in rules if rule), until=day, span=span, **given, **at)
 
 
 MOST_WAIVERS = 1000  # of a file: each may be asked of each finding
@@ -144,10 +144,14 @@ def parse_waivers(node: Node | None, problems: Problems) -> tuple[Waiver, ...]:
         words = {str(key.value): value for key, value in item.entries}
         given = words.get("rules")
         rules = given.items if isinstance(given, ListNode) else (given,) if given is not None else ()
-        texts = {key: str(value.value) for key, value in words.items() if isinstance(value, Scalar)}
-        written = (str(rule.value) for rule in rules if isinstance(rule, Scalar))
-        found.append(_waiver(written, texts, item.span))
+        texts = {key: _text(value) for key, value in words.items() if isinstance(value, Scalar)}
+        found.append(_waiver((_text(rule) for rule in rules if isinstance(rule, Scalar)), texts, item.span))
     return tuple(found)
+
+
+def _text(node: Scalar) -> str:
+    """A value as text; a key with nothing says nothing."""
+    return "" if is_null(node) else str(node.value)
 
 
 def parse_baseline(data: Any, problems: Problems, name: str) -> KnownFindings:

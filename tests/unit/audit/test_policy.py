@@ -246,6 +246,15 @@ def test_a_file_of_waivers(tmp_path: Path) -> None:
     assert told(judged(tmp_path)) == ["low SBX903 SBX601 found nothing that this waives", PLAIN[0]]
 
 
+def test_a_key_of_a_waiver_with_nothing_says_nothing(tmp_path: Path) -> None:
+    keys = "until: 2027-03-31, owner: , reason: "
+    waivers(tmp_path, f"waivers: [{{rules: [SBX301], {keys}}}, {{rules: , {keys}}}, {{rules: [null], {keys}}}]")
+    lines = told(judged(tmp_path))
+    assert PLAIN[1] in lines
+    assert lines.count("medium SBX905 the waiver has no reason and no owner: it waives nothing") == 3
+    assert lines.count("medium SBX904 the waiver names no rule") == 2
+
+
 def test_a_waiver_in_a_file_needs_an_owner(tmp_path: Path) -> None:
     waivers(tmp_path, "waivers: [{rules: [SBX301], until: 2027-03-31, reason: agreed}]")
     assert "medium SBX905 the waiver has no owner: it waives nothing" in told(judged(tmp_path))
