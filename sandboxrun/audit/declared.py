@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from sandboxrun.audit.subject import (
     PROFILE,
     GivenFile,
-    MappedDevice,
     Mounted,
     Subject,
     callers,
@@ -55,9 +54,7 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
         cap_drop=spec.cap_drop,
         security=spec.security_opt,
         namespaces=freeze({"userns": "host"} if spec.userns_mode == "host" else {}),
-        devices=tuple(
-            MappedDevice(source=d.source, target=d.target or d.source, permissions=d.permissions) for d in spec.devices
-        ),
+        devices=spec.devices,
         gpus=spec.gpus is not None,
         sysctls=spec.sysctls,
         oom_score_adj=spec.oom_score_adj,

@@ -19,41 +19,42 @@ from sandboxrun.errors import Span, place_order
 from sandboxrun.spec import seccomp
 from sandboxrun.spec.forms import below
 from sandboxrun.spec.option_types import CLOSED
-from sandboxrun.spec.privilege import AXES, Side, Step, Way, level, maybe, narrower, places, wider
+from sandboxrun.spec.privilege import AXES, Side, Step, Way, level, places
 from sandboxrun.spec.project import DeclaredSandbox, FileSpec, NetworkSpec, Profile
-from sandboxrun.spec.records import Attachment, Device, FileRef, Logging, Mount, Ulimit
+from sandboxrun.spec.records import Attachment, FileRef, Logging, Mount, Ulimit
 from sandboxrun.spec.spec import SandboxSpec, settle
 from sandboxrun.spec.types import format_size, freeze, parse_size
 
 # -- what a subject has beside the options of a profile
 
 
-class Grant(Data):
-    """Something that a sandbox may do, as `more` ("may now …") and `less`. `certain` is False where having it is not
+class Grant(Data, kw_only=False):
+    """Something that a sandbox may do: a clause that begins with its verb. `certain` is False where having it is not
     known to be more than not having it."""
 
     axis: str
     key: str
-    more: str
-    less: str
+    what: str
     item: str | None = None
     certain: bool = True
 
     @property
     def identity(self) -> tuple[object, ...]:
         """What makes two of them one."""
-        return (self.axis, self.key, self.more)
+        return (self.axis, self.key, self.what)
+
+    def step(self, way: Way) -> Step:
+        """That it was added, WIDENED, or is gone, NARROWED."""
+        now, (verb, _, rest) = "now" if way is Way.WIDENED else "no longer", self.what.partition(" ")
+        witness = f"{verb} {now} {rest}" if verb in ("is", "may") else f"{now} {self.what}"
+        return Step(way if self.certain else Way.MAYBE, self.key, witness, self.item)
 
 
 def compare_grants(old: tuple[Grant, ...], new: tuple[Grant, ...]) -> Iterator[tuple[str, Step]]:
     """What was added and what is gone, with their axes."""
     before, after = ({grant.identity: grant for grant in grants} for grants in (old, new))
-    for identity, grant in after.items():
-        if identity not in before:
-            yield grant.axis, (wider if grant.certain else maybe)(grant.key, grant.more, grant.item)
-    for identity, grant in before.items():
-        if identity not in after:
-            yield grant.axis, (narrower if grant.certain else maybe)(grant.key, grant.less, grant.item)
+    for here, there, way in ((after, before, Way.WIDENED), (before, after, Way.NARROWED)):
+        yield from ((one.axis, one.step(way)) for identity, one in here.items() if identity not in there)
 
 
 _NAMESPACES = {
@@ -71,89 +72,81 @@ def grants(s: Subject, free: tuple[str, ...] = ()) -> tuple[Grant, ...]:
     return (*_kernel(s), *_outside(s), *_run_beside(s), *_given(s, free))
 
 
-def _one(axis: str, key: str, what: str, item: str | None = None, *, certain: bool = True) -> Grant:
-    """A grant by a clause that begins with its verb."""
-    verb, _, rest = what.partition(" ")
-    first = (f"{verb} now {rest}", f"{verb} no longer {rest}") if verb in ("is", "may") else None
-    more, less = first or (f"now {what}", f"no longer {what}")
-    return Grant(axis=axis, key=key, more=more, less=less, item=item, certain=certain)
-
-
 def _kernel(s: Subject) -> Iterator[Grant]:
     if s.privileged:
-        yield _one("capabilities", "privileged", "is privileged: it controls the host")
+        yield Grant("capabilities", "privileged", "is privileged: it controls the host")
     for which, words in _NAMESPACES.items():
         mode = s.namespaces.get(which, "")
         key = "network_mode" if which == "network" else which
         if mode == "host":
-            yield _one("namespaces", key, f"shares the host's {words}")
+            yield Grant("namespaces", key, f"shares the host's {words}")
         elif mode.startswith(("container:", "service:", "ns:")):
-            yield _one("namespaces", key, f"shares the {words} of {mode}")
+            yield Grant("namespaces", key, f"shares the {words} of {mode}")
     for rule in s.device_rules:
-        yield _one("devices", "device_cgroup_rules", f'may use the devices "{rule}"', rule)
+        yield Grant("devices", "device_cgroup_rules", f'may use the devices "{rule}"', rule)
     if s.cgroup_parent:
-        yield _one("limits", "cgroup_parent", f"is in the cgroup {s.cgroup_parent}", certain=False)
+        yield Grant("limits", "cgroup_parent", f"is in the cgroup {s.cgroup_parent}", certain=False)
     if s.oom_kill_disable:
-        yield _one("limits", "oom_kill_disable", "is not ended beyond its memory limit")
+        yield Grant("limits", "oom_kill_disable", "is not ended beyond its memory limit")
     for name, value in s.security.items():
         if name not in _CONFINED and not name.startswith("label=") and value.lower() not in ("false", ""):
-            yield _one("confinement", "security_opt", f"has the security option {name}={value}", name)
+            yield Grant("confinement", "security_opt", f"has the security option {name}={value}", name)
 
 
 def _outside(s: Subject) -> Iterator[Grant]:
     for hit in engine_socket.check(s):
-        yield _one("mounts", hit.key, "has the engine's socket: it controls the host", hit.item)
+        yield Grant("mounts", hit.key, "has the engine's socket: it controls the host", hit.item)
     for mount in s.mounts:  # another source than the option's own axis compares: a link may lie in its place
         if s.kind == PROFILE and mount.kind == "bind" and not mount.inside and mount.written not in ("", mount.source):
-            yield _one("mounts", mount.key, f"is given {mount.source}, where {mount.written} leads", mount.target)
+            yield Grant("mounts", mount.key, f"is given {mount.source}, where {mount.written} leads", mount.target)
     for source in s.volumes_from:
-        yield _one("mounts", "volumes_from", f"has the mounts of {source}", source)
+        yield Grant("mounts", "volumes_from", f"has the mounts of {source}", source)
     for mount in s.mounts:
         if mount.propagation.removeprefix("r") in ("shared", "slave"):
-            yield _one("mounts", mount.key, f"propagates mounts at {mount.target} ({mount.propagation})", mount.target)
+            yield Grant("mounts", mount.key, f"propagates mounts at {mount.target} ({mount.propagation})", mount.target)
     for port in s.ports:
         where = port.address or "all interfaces"
-        yield _one("ports", "ports", f"is reached on port {port.target} from {where}", port.written or port.target)
+        yield Grant("ports", "ports", f"is reached on port {port.target} from {where}", port.written or port.target)
     for network in s.networks:
         if network.driver in ("macvlan", "ipvlan"):
-            yield _one("network", "networks", f"is on the local network ({network.driver})", network.name)
+            yield Grant("network", "networks", f"is on the local network ({network.driver})", network.name)
 
 
 def _run_beside(s: Subject) -> Iterator[Grant]:
     for hook in s.hooks:
         if hook.privileged:
-            yield _one("capabilities", hook.key, f"runs a privileged {hook.key}: it controls the host")
+            yield Grant("capabilities", hook.key, f"runs a privileged {hook.key}: it controls the host")
         elif hook.user.partition(":")[0] in ("root", "0"):
-            yield _one("user", hook.key, f"runs {hook.key} as root")
+            yield Grant("user", hook.key, f"runs {hook.key} as root")
     if s.provider:
-        yield _one("runtime", "provider", f"runs the plug-in {s.provider} on the host")
+        yield Grant("runtime", "provider", f"runs the plug-in {s.provider} on the host")
     for path, target in s.watched:
-        yield _one("mounts", "develop", f"copies {path} of the host to {target or 'itself'}", path)
+        yield Grant("mounts", "develop", f"copies {path} of the host to {target or 'itself'}", path)
     for key, address in s.remote:
-        yield _one("image", key, f"takes a file from {address}", certain=False)
+        yield Grant("image", key, f"takes a file from {address}", certain=False)
     if (build := s.build) is None:
         return
-    yield _one("image", "build", f"is built from {build.context}", "context", certain=False)
+    yield Grant("image", "build", f"is built from {build.context}", "context", certain=False)
     for name in build.entitlements:
-        yield _one("image", "build", f"is built with the entitlement {name}", "entitlements")
+        yield Grant("image", "build", f"is built with the entitlement {name}", "entitlements")
     if build.privileged:
-        yield _one("image", "build", "is built privileged", "privileged")
+        yield Grant("image", "build", "is built privileged", "privileged")
     if build.ssh:
-        yield _one("secrets", "build", "is built with the caller's SSH keys", "ssh")
+        yield Grant("secrets", "build", "is built with the caller's SSH keys", "ssh")
     if build.network == "host":
-        yield _one("network", "build", "is built on the host's network", "network")
+        yield Grant("network", "build", "is built on the host's network", "network")
 
 
 def _given(s: Subject, free: tuple[str, ...]) -> Iterator[Grant]:
     for name, value in s.environment.items():
         own = (name,) if value is None and name not in s.masked else ()
         for source in own or s.passed.get(name, ()):
-            yield _one("secrets", "environment", f"gets the caller's {source}", name)
+            yield Grant("secrets", "environment", f"gets the caller's {source}", name)
     for path in s.env_files:
-        yield _one("secrets", "env_file", f"gets the variables of {path}", path, certain=False)
+        yield Grant("secrets", "env_file", f"gets the variables of {path}", path, certain=False)
     for text in free:
         option, _, variable = text.partition("=")
-        yield _one("variables", option, f"lets ${{{variable}}} decide {option}", certain=False)
+        yield Grant("variables", option, f"lets ${{{variable}}} decide {option}", certain=False)
 
 
 # -- a Compose service as options
@@ -175,7 +168,7 @@ def side_of_service(s: Subject) -> Side:
         security_opt=freeze({**s.security, "seccomp": seccomp.ENGINE if profile in _ENGINES else profile}),
         userns_mode="host" if s.namespaces.get("userns") == "host" else None,
         ipc=str(plain.get("ipc")) if plain.get("ipc") in ("none", "shareable") else "private",
-        devices=tuple(Device(source=d.source, target=d.target, permissions=d.permissions) for d in s.devices),
+        devices=s.devices,
         gpus=-1 if s.gpus else None,
         runtime=s.runtime or None,
         sysctls=s.sysctls,
@@ -447,8 +440,7 @@ def _of(address: str, before: Party | None, after: Party | None) -> Iterator[Pri
         return
     if before is None:
         yield PrivilegeChange(axis="sandbox", way=Way.WIDENED, witness="is new", sandboxes=(address,), span=after.span)
-    earlier = before or Party(side=NOTHING)
-    for axis, step in (*compare(earlier.side, after.side), *compare_grants(earlier.grants, after.grants)):
+    for axis, step in _steps(before or Party(side=NOTHING), after):
         if before is not None or step.way is Way.WIDENED:
             place, own = after.place(step.key, step.item), (address,)
             yield PrivilegeChange(
@@ -456,6 +448,11 @@ def _of(address: str, before: Party | None, after: Party | None) -> Iterator[Pri
             )
 
 
-def exceeding(greatest: Side, given: Side) -> Iterator[tuple[str, Step]]:
+def _steps(old: Party, new: Party) -> Iterator[tuple[str, Step]]:
+    yield from compare(old.side, new.side)
+    yield from compare_grants(old.grants, new.grants)
+
+
+def exceeding(greatest: Party, given: Party) -> Iterator[tuple[str, Step]]:
     """In what a sandbox exceeds the greatest one that a policy allows."""
-    return ((axis, step) for axis, step in compare(greatest, given) if step.way in (Way.WIDENED, Way.MAYBE))
+    return ((axis, step) for axis, step in _steps(greatest, given) if step.way in (Way.WIDENED, Way.MAYBE))

@@ -20,7 +20,7 @@ from sandboxrun.spec.types import freeze, parse_size
 
 if TYPE_CHECKING:
     from sandboxrun.spec.option_types import Egress
-    from sandboxrun.spec.records import Workspace
+    from sandboxrun.spec.records import Device, Workspace
 
 PROFILE, COMPOSE, CONTAINER = "profile", "compose", "container"
 DEPLOYED = {"mem_limit": "memory", "cpus": "cpus", "pids_limit": "pids"}  # what deploy.resources.limits calls them
@@ -76,14 +76,6 @@ class Port(Data):
     published: str = ""
     address: str = ""
     written: str = ""
-
-
-class MappedDevice(Data):
-    """A host device in the sandbox."""
-
-    source: str
-    target: str = ""
-    permissions: str = "rwm"
 
 
 class GivenFile(Data):
@@ -149,7 +141,7 @@ class Subject(Data, unshown=("environment",)):
     cap_drop: tuple[str, ...] = ()
     security: Mapping[str, str] = NONE  # no-new-privileges, seccomp, apparmor, label, label=type, systempaths …
     namespaces: Mapping[str, str] = NONE  # pid, ipc, uts, cgroup, userns, network → host, container:x, service:x
-    devices: tuple[MappedDevice, ...] = ()
+    devices: tuple[Device, ...] = ()
     device_rules: tuple[str, ...] = ()
     gpus: bool = False
     sysctls: Mapping[str, str] = NONE

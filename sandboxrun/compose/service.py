@@ -16,7 +16,6 @@ from sandboxrun.audit.subject import (
     GivenFile,
     Hook,
     JoinedNetwork,
-    MappedDevice,
     Mounted,
     Note,
     Port,
@@ -40,6 +39,7 @@ from sandboxrun.compose.files import (
 from sandboxrun.data import Data, json_as
 from sandboxrun.errors import ListNode, MapNode, Node, Scalar, Span, plain_of
 from sandboxrun.spec.forms import is_of_the_host, split_security, volume_shows
+from sandboxrun.spec.records import Device
 from sandboxrun.spec.types import freeze, parse_size
 
 # Every key of a service in the Compose Specification.
@@ -320,7 +320,7 @@ class _Service:
         elif not mode and self.on_host_network():
             yield "network", "host"
 
-    def devices(self) -> Iterator[MappedDevice]:
+    def devices(self) -> Iterator[Device]:
         for item in _items(self.get("devices")):
             if isinstance(item, MapNode):
                 source, target = _text(item.get("source")), _text(item.get("target"))
@@ -328,7 +328,7 @@ class _Service:
             else:
                 source, target, permissions, *_ = [*split_mount(_text(item)), "", ""]
             self.at("devices", target or source, item)
-            yield MappedDevice(source=source, target=target or source, permissions=permissions or "rwm")
+            yield Device(source=source, target=target or source, permissions=permissions or "rwm")
 
     # -- files
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from sandboxrun.audit import declared
-from sandboxrun.audit.diff import compare_grants, grants, side_of
+from sandboxrun.audit.diff import Party, grants, side_of
 from sandboxrun.audit.diff import exceeding as over
 from sandboxrun.audit.finding import AuditFinding, Hit, Severity, placed
 from sandboxrun.audit.judge import Gap, ReviewTerms, judge, look
@@ -33,7 +33,6 @@ from sandboxrun.profile.loader import Loaded, Written, load_whole
 from sandboxrun.profile.templates import Place, Ways
 from sandboxrun.profile.variables import InputRefused, Inputs, Variable, VariableRules, check
 from sandboxrun.spec.guard import GUARDS
-from sandboxrun.spec.privilege import Way
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 
 # -- loading
@@ -113,7 +112,7 @@ def exceeding(profile: Profile, by: ReviewTerms, disk: declared.Disk | None = No
     if by.greatest is None:
         return
     pairs = zip(by.greatest.sandboxes, declared.subjects(by.greatest), strict=True)
-    named = {sandbox.sandbox: (side_of(sandbox, by.greatest), grants(subject)) for sandbox, subject in pairs}
+    named = {one.sandbox: Party(side=side_of(one, by.greatest), grants=grants(subject)) for one, subject in pairs}
     only = next(iter(named.values())) if len(named) == 1 else None
     for sandbox, subject in zip(profile.sandboxes, declared.subjects(profile, disk), strict=True):
         greatest = named.get(sandbox.sandbox, only)
@@ -121,9 +120,7 @@ def exceeding(profile: Profile, by: ReviewTerms, disk: declared.Disk | None = No
             message = f"the greatest profile has no sandbox {sandbox.sandbox}"
             yield placed(EXCEEDS, Hit("", message), subject)
             continue
-        side, beside = greatest
-        beyond = (found for found in compare_grants(beside, grants(subject)) if found[1].way is not Way.NARROWED)
-        for axis, step in (*over(side, side_of(sandbox, profile)), *beyond):
+        for axis, step in over(greatest, Party(side=side_of(sandbox, profile), grants=grants(subject))):
             clause, most = step.state
             message = f"{axis}: {clause}, beyond the greatest profile{f' ({most})' if most else ''}"
             yield placed(EXCEEDS, Hit(step.key, message, item=step.item), subject)

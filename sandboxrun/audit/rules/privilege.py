@@ -3,7 +3,7 @@ namespaces, devices, kernel parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from sandboxrun.audit.finding import (
     DATA,
@@ -63,17 +63,11 @@ DANGEROUS = {
     "NET_BROADCAST": "broadcasts",
     "LEASE": "leases on any file",
 }
-HARMLESS = {"NET_BIND_SERVICE"}
+_KNOWN = {*DECISIVE, *DANGEROUS, "NET_BIND_SERVICE"}  # the last one is of no use to an attacker
 
 
 def _name(capability: str) -> str:
     return capability.strip().upper().removeprefix("CAP_")
-
-
-def _added(subject: Subject) -> Iterator[tuple[str, str]]:
-    """Each added capability: its name, and how it is written."""
-    for written in subject.cap_add:
-        yield _name(written), written
 
 
 privileged = rule(
@@ -89,13 +83,13 @@ privileged = rule(
 )(where(lambda s: s.privileged, "privileged", "the container is privileged: it controls the host", edit=REMOVE))
 
 
-def _giving(effects: Mapping[str, str]) -> RuleCheck:
-    """Capabilities that are added and of which `effects` says what each gives."""
+def _giving(effect: Callable[[str], str | None], edit: OptionEdit | None = REMOVE) -> RuleCheck:
+    """Capabilities that are added and of which `effect` says what each gives; None where another rule says it."""
 
     def check(s: Subject) -> Iterator[Hit]:
-        for name, written in _added(s):
-            if name in effects:
-                yield Hit("cap_add", f"cap_add {name} gives {effects[name]}", item=written, edit=REMOVE)
+        for written in s.cap_add:
+            if what := effect(name := _name(written)):
+                yield Hit("cap_add", f"cap_add {name} gives {what}", item=written, edit=edit)
 
     return check
 
@@ -108,28 +102,21 @@ decisive_capability = rule(
     fix="remove it from cap_add",
     bad="cap_add: [SYS_ADMIN]",
     good="cap_add: [NET_BIND_SERVICE]",
-)(_giving(DECISIVE))
+)(_giving(DECISIVE.get))
 dangerous_capability = rule(
     about("SBX103", "Dangerous capability", HOST, INDIRECT, cis="5.4", cwe=250, nist="3.4.3", pss="Capabilities"),
     why="The capability reaches parts of the kernel, or of other users' files, that a task does not need.",
     fix="remove it from cap_add, or run what needs it outside of the sandbox",
     bad="cap_add: [NET_ADMIN]",
     good="cap_add: [NET_BIND_SERVICE]",
-)(_giving(DANGEROUS))
-
-
-@rule(
+)(_giving(DANGEROUS.get))
+other_capability = rule(
     about("SBX104", "Capability added", DATA, INDIRECT, cis="5.4", cwe=250, pss="Capabilities"),
     why="Each capability is a part of root. Only NET_BIND_SERVICE is of no use to an attacker.",
     fix="remove it from cap_add if the task runs without it",
     bad="cap_add: [CHOWN]",
     good="cap_add: [NET_BIND_SERVICE]",
-)
-def other_capability(s: Subject) -> Iterator[Hit]:
-    """Other capabilities."""
-    for name, written in _added(s):
-        if name not in DECISIVE and name not in DANGEROUS and name not in HARMLESS:
-            yield Hit("cap_add", f"cap_add {name} gives a part of root", item=written)
+)(_giving(lambda name: None if name in _KNOWN else "a part of root", edit=None))
 
 
 @rule(
@@ -481,6 +468,10 @@ def _is_raw(source: str) -> bool:
     return source.rstrip("/") in ("/dev", "") or source.startswith(tuple(_RAW_DEVICES))
 
 
+def _is_every(rule: str) -> bool:
+    return rule.strip().startswith(("a", "b ")) or "*:" in rule
+
+
 @rule(
     about(
         "SBX130",
@@ -532,7 +523,7 @@ def host_device(s: Subject) -> Iterator[Hit]:
 def all_devices(s: Subject) -> Iterator[Hit]:
     """device_cgroup_rules that name all devices."""
     for text in s.device_rules:
-        if text.strip().startswith("a") or "*:" in text or text.strip().startswith("b "):
+        if _is_every(text):
             yield Hit("device_cgroup_rules", f'device_cgroup_rules "{text}" allows disks or every device', item=text)
 
 
@@ -546,7 +537,7 @@ def all_devices(s: Subject) -> Iterator[Hit]:
 def devices_by_number(s: Subject) -> Iterator[Hit]:
     """Other device_cgroup_rules."""
     for text in s.device_rules:
-        if not (text.strip().startswith("a") or "*:" in text or text.strip().startswith("b ")):
+        if not _is_every(text):
             yield Hit("device_cgroup_rules", f'device_cgroup_rules "{text}" allows devices by number', item=text)
 
 

@@ -16,7 +16,6 @@ from sandboxrun.audit.rules.image import below_floors
 from sandboxrun.audit.subject import (
     CONTAINER,
     JoinedNetwork,
-    MappedDevice,
     Mounted,
     Port,
     Scratch,
@@ -31,6 +30,7 @@ from sandboxrun.backend.docker.observe import own_sandboxes
 from sandboxrun.spec import labels, seccomp
 from sandboxrun.spec.forms import split_security
 from sandboxrun.spec.names import Names
+from sandboxrun.spec.records import Device
 from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def subject_of(answer: Json, networks: Mapping[str, Json]) -> Subject:
         security=freeze(dict(_security(host))),
         namespaces=freeze(dict(_namespaces(host, mode))),
         devices=tuple(
-            MappedDevice(
+            Device(
                 source=str(one.get("PathOnHost")),
                 target=str(one.get("PathInContainer")),
                 permissions=str(one.get("CgroupPermissions")),
