@@ -21,6 +21,7 @@ from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.backend.docker.lock import LABEL, ProjectLock, project_lock
 from sandboxrun.backend.errors import LockHeld, LockLost
 from sandboxrun.backend.owner import this_process
+from sandboxrun.spec.labels import PROJECT
 from tests.engine.own_engine import OwnEngine
 
 # Contends for the lock `rounds` times. While it holds it, it writes a file that no other may write, and counts on.
@@ -94,6 +95,18 @@ def test_the_lock_is_a_volume_and_goes(client: Engine, project: str) -> None:
         assert not lock.lost
         lock.check()
     assert volumes(client, project) == []
+
+
+def test_a_volume_with_the_labels_of_a_lock_is_somebody_elses(client: Engine, project: str) -> None:
+    gone = structs.replace(this_process(), started=1).encode()
+    name = f"{project}-data"
+    client.create_volume({"Name": name, "Labels": {PROJECT: project, LABEL: project, f"{LABEL}.owner": gone}})
+    try:
+        with project_lock(client, project, wait=0):
+            assert client.volume(name) is not None
+        assert volumes(client, project) == [name]
+    finally:
+        client.remove_volume(name)
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])

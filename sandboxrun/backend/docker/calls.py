@@ -28,6 +28,7 @@ from sandboxrun.backend.docker.transport import (
 )
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported, failure
 from sandboxrun.data import Closing, Data, json_as
+from sandboxrun.spec.labels import read
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.docker_py import HijackedConnection, Response, Transport
@@ -79,6 +80,16 @@ def translated(operation: str, error: TransportError) -> EngineError:
         return EngineTimeout(operation, str(error), help="the engine may be overloaded: try again")
     help = "see whether the engine still runs (its log tells why it stopped), then run the command again"
     return EngineUnreachable(operation, str(error), help=help, maybe_done=True)
+
+
+def with_labels(listed: tuple[Json, ...], labels: LabelFilter | None) -> tuple[Json, ...]:
+    """Those of a list that carry all `labels`, whatever the engine, or what is before it, made of the filter: what is
+    in a list may be removed."""
+    if not labels:
+        return listed
+    own = ((one, read(one.get("Labels"))) for one in listed)
+    wanted = labels.items()
+    return tuple(one for one, has in own if all(name in has and text in (None, has[name]) for name, text in wanted))
 
 
 class Answer(Data, unshown=("response",)):

@@ -31,6 +31,7 @@ from sandboxrun.backend.docker.calls import (
     json_lines,
     label_filter,
     quote,
+    with_labels,
 )
 from sandboxrun.backend.docker.codec import addresses_of, image_config, read_document, state_of, taken_by, with_clock
 from sandboxrun.backend.docker.transport import (
@@ -350,7 +351,8 @@ class Engine(Client):
         query = {"all": True, "limit": most, "filters": label_filter(labels, {"name": escaped})}
         listed = self.request("GET", "/containers/json", "listing containers", query=query).sequence()
         wanted = {f"/{name}" for name in names}
-        return tuple(c for c in listed if not names or wanted.intersection(c.get("Names") or ()))
+        found = with_labels(listed, labels)
+        return tuple(c for c in found if not names or wanted.intersection(c.get("Names") or ()))
 
     def inspect_container(self, id: str) -> Json:
         """All that the engine knows of a container, by id or name. Raises NotFound."""
@@ -524,7 +526,7 @@ class Engine(Client):
     def networks(self, *, labels: LabelFilter | None = None) -> tuple[Json, ...]:
         """The networks with all `labels`. The list does not tell their containers."""
         query = {"filters": label_filter(labels)}
-        return self.request("GET", "/networks", "listing networks", query=query).sequence()
+        return with_labels(self.request("GET", "/networks", "listing networks", query=query).sequence(), labels)
 
     def network(self, id_or_name: str) -> Json | None:
         """A network by its whole id or exact name, with its containers; None when there is none.
@@ -561,7 +563,8 @@ class Engine(Client):
     def volumes(self, *, labels: LabelFilter | None = None) -> tuple[Json, ...]:
         """The volumes with all `labels`."""
         query = {"filters": label_filter(labels)}
-        return self.request("GET", "/volumes", "listing volumes", query=query).sequence(within="Volumes")
+        listed = self.request("GET", "/volumes", "listing volumes", query=query).sequence(within="Volumes")
+        return with_labels(listed, labels)
 
     def volume(self, name: str) -> Json | None:
         """A volume by its name; None when there is none."""

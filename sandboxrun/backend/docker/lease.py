@@ -71,7 +71,7 @@ class Leases:
     def _renew(self) -> None:
         with suppress(EngineError):  # the next renewal is in time
             older = [*self._volumes]
-            name = f"sandboxrun-lease-{self.token}-{secrets.token_hex(4)}"
+            name = _name(self.token) + secrets.token_hex(4)
             self._volumes.append(name)  # before the call: when it is cut short, the volume may be there
             own = {labels.LEASE: self.token, _OWNER: this_process().encode()}
             self._engine.create_volume({"Name": name, "Labels": own})
@@ -109,17 +109,30 @@ def joined(engine: Engine, tokens: Collection[str]) -> Mapping[str, frozenset[st
 
 def _unexpired(engine: Engine, now: datetime) -> Iterator[dict[str, str]]:
     """The labels of leases that have not run out."""
-    for volume in engine.volumes(labels={labels.LEASE: None}):
+    for volume, own in _leases(engine):
         if now - _made(volume, now) <= LASTS:
-            yield labels.read(volume.get("Labels"))
+            yield own
+
+
+def _leases(engine: Engine) -> Iterator[tuple[Mapping[str, Any], dict[str, str]]]:
+    """All leases, each with its labels. A volume that has the label and not the name is somebody else's."""
+    for volume in engine.volumes(labels={labels.LEASE: None}):
+        own = labels.read(volume.get("Labels"))
+        if str(volume["Name"]).startswith(_name(own.get(labels.LEASE, ""))):
+            yield volume, own
+
+
+def _name(token: str) -> str:
+    """What the names of a token's volumes begin with."""
+    return f"sandboxrun-lease-{token}-"
 
 
 def sweep(engine: Engine) -> None:
     """Remove the leases of processes that are gone, and those that ran out long ago. One that can't be removed, since
     somebody mounted it, keeps no other. Raises EngineError."""
     now, failed = engine.clock(), None
-    for volume in engine.volumes(labels={labels.LEASE: None}):
-        owner = decode(labels.read(volume.get("Labels")).get(_OWNER, ""))
+    for volume, own in _leases(engine):
+        owner = decode(own.get(_OWNER, ""))
         if (owner is not None and owner.is_gone) or now - _made(volume, now) > 2 * LASTS:
             try:
                 engine.remove_volume(str(volume["Name"]))

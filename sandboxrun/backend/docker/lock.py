@@ -114,9 +114,11 @@ class ProjectLock:
             raise LockLost(message, help="the machine slept or the engine did not answer: run the command again")
 
     def claims(self) -> tuple[Claim, ...]:
-        """All lock volumes of the project, this holder's too."""
+        """All lock volumes of the project, this holder's too. One that has the labels and not the name is somebody
+        else's."""
         self.listed = self._engine.volumes(labels={PROJECT: self._project})
-        return tuple(claim_of(v) for v in self.listed if (v.get("Labels") or {}).get(LABEL) == self._project)
+        locks = (v for v in self.listed if is_lock(str(v["Name"]), self._project))
+        return tuple(claim_of(v) for v in locks if (v.get("Labels") or {}).get(LABEL) == self._project)
 
     @property
     def volume(self) -> str:

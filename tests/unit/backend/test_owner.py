@@ -103,7 +103,11 @@ def test_a_mark_of_another_boot_says_nothing() -> None:
 
 def test_a_lease_that_somebody_has_mounted_keeps_no_other() -> None:
     gone = {labels.LEASE: "token", f"{labels.LEASE}.owner": structs.replace(this_process(), started=1).encode()}
-    there = dict.fromkeys(("a", "mounted", "z"), gone) | {"living": {**gone, f"{labels.LEASE}.owner": ""}}
+    begin = "sandboxrun-lease-token-"
+    there: dict[str, Any] = dict.fromkeys((f"{begin}a", f"{begin}mounted", f"{begin}z"), gone)
+    there[f"{begin}living"] = {**gone, f"{labels.LEASE}.owner": ""}
+    others = ("data", "sandboxrun-lease-", "sandboxrun-lease-other-a")  # have the labels, whoever gave them to them
+    there |= dict.fromkeys(others, gone)
 
     class Engine:
         def clock(self) -> datetime:
@@ -113,10 +117,10 @@ def test_a_lease_that_somebody_has_mounted_keeps_no_other() -> None:
             return [{"Name": name, "Labels": own} for name, own in there.items()]
 
         def remove_volume(self, name: str) -> None:
-            if name == "mounted":
+            if name.endswith("mounted"):
                 raise EngineError(f"removing volume {name}", "volume is in use", status=409)
             del there[name]
 
     with pytest.raises(EngineError, match="mounted: volume is in use"):
         lease.sweep(cast(Any, Engine()))
-    assert [*there] == ["mounted", "living"]
+    assert [*there] == [f"{begin}mounted", f"{begin}living", *others]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import socket
@@ -516,6 +517,27 @@ LISTS: dict[str, Callable[[Engine], object]] = {
 def test_a_list_of_anything_else_than_objects(peer: Peer, what: str, said: bytes) -> None:
     with pytest.raises(EngineError, match="the engine's answer is not a JSON array of objects"):
         LISTS[what](peer(saying(_body(said))))
+
+
+def test_lists_hold_nothing_but_what_was_asked_for(peer: Peer) -> None:
+    """Whatever the engine, or a proxy before it, makes of the filter: what is in a list may be removed."""
+    some = [
+        {"Labels": {"a": "1", "b": "2"}},
+        {"Labels": {"a": "2"}},
+        {"Labels": None},
+        {},
+        {"Labels": {"b": "2", "a": 1}},
+    ]
+    for wanted, found in (
+        ({"a": "1"}, some[:1]),
+        ({"a": None}, some[:2]),
+        ({"a": None, "b": "2"}, some[:1]),
+        ({}, some),
+    ):
+        for listed in ("containers", "networks"):
+            assert [*getattr(peer(saying(_body(json.dumps(some).encode()))), listed)(labels=wanted)] == found
+        volumes = _body(json.dumps({"Volumes": some}).encode())
+        assert [*peer(saying(volumes)).volumes(labels=wanted)] == found
 
 
 @pytest.mark.parametrize("said", [b"[1]", b"{}", b"7"])
