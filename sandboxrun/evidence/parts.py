@@ -380,18 +380,18 @@ def workspace(
     """
     try:
         with source.store.staging(source.run) as staging:
-            baseline = baseline_of(staging)
+            tar, baseline = baseline_of(staging)
     except (FileNotFoundError, EvidenceError) as error:
         why = "its baseline is not on this machine" if isinstance(error, FileNotFoundError) else reason_of(error)
         part = _exported(source, target, "workspace", "workspace", source.limits.workspace)
         return _lost("workspace.patch", f"{why}: the workspace is kept whole instead").joined(part)
     with (
-        baseline.file,
+        tar,
         source.folder.folder.scratch() as spool,
         source.engine.read_tree(source.container_id, target) as archive,
     ):
         patch = make_patch(
-            baseline.file,
+            tar,
             archive.stream,
             limits=source.limits.patch,
             exclude=baseline.exclude,

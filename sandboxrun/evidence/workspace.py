@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from msgspec import structs
+import msgspec
 
 from sandboxrun.data import Data
 from sandboxrun.errors import Problems
@@ -27,15 +27,6 @@ from sandboxrun.evidence.store import Store
 # -- What of a run waits in its staging folder until it is captured: the workspace it began with, what it writes
 
 NOTE = "workspace.json"  # written when the tar is whole
-
-
-class StagedBaseline(Data):
-    """A staged workspace, opened: `file` is the tar, the rest as in PackedWorkspace."""
-
-    file: BinaryIO
-    exclude: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
-    partial: frozenset[str]
 
 
 def stage_workspace(
@@ -61,14 +52,7 @@ def stage_workspace(
         with staging.append(BASELINE) as raw:
             packed = pack(source, raw, uid=uid, gid=gid, limits=limits, exclude=patterns)
             sync(raw)
-        note = {
-            "sha256": packed.sha256,
-            "content": packed.content,
-            "exclude": patterns,
-            "left_out": [structs.asdict(one) for one in packed.left_out],
-            "partial": sorted(packed.partial),
-        }
-        staging.write(NOTE, json.dumps(note).encode())
+        staging.write(NOTE, json.dumps(msgspec.to_builtins(packed)).encode())
     return packed
 
 
@@ -85,8 +69,8 @@ def staged_content(store: Store, run: str) -> str:
     """The digest of the staged workspace's content (see `PackedWorkspace`); "" when none is staged."""
     try:
         with store.staging(run) as staging, staging.open(NOTE) as file:
-            return str(json.loads(file.read())["content"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            return msgspec.convert(json.loads(file.read()), PackedWorkspace).content
+    except (FileNotFoundError, ValueError, RecursionError):
         return ""
 
 
@@ -112,21 +96,18 @@ class _Nowhere:
         return len(data)
 
 
-def baseline_of(staging: Folder) -> StagedBaseline:
-    """The staged workspace, checked to be whole. Raises FileNotFoundError, EvidenceError."""
+def baseline_of(staging: Folder) -> tuple[BinaryIO, PackedWorkspace]:
+    """The staged tar, opened, and what was packed. Raises FileNotFoundError, EvidenceError where it is not whole."""
     with staging.open(NOTE) as file:
         try:
-            note = json.loads(file.read())
-            expected, exclude = str(note["sha256"]), tuple(str(pattern) for pattern in note["exclude"])
-            left_out = tuple(LeftOut(**one) for one in note["left_out"])
-            partial = frozenset(str(path) for path in note["partial"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            packed = msgspec.convert(json.loads(file.read()), PackedWorkspace)
+        except (ValueError, RecursionError) as error:
             raise EvidenceError(f"{staging.path / NOTE} cannot be read: {error}") from error
     tar = staging.open(BASELINE)
-    if hashlib.file_digest(tar, "sha256").hexdigest() != expected:
+    if hashlib.file_digest(tar, "sha256").hexdigest() != packed.sha256:
         tar.close()
         raise EvidenceError(f"{staging.path / BASELINE} is not what was packed")
-    return StagedBaseline(file=tar, exclude=exclude, left_out=left_out, partial=partial)
+    return tar, packed
 
 
 # -- A workspace's directory as it is on the disk: what of it goes into a copy, what does not, and why
@@ -172,14 +153,14 @@ class SourceTree:
     """
 
     def __init__(self, top: Path, exclude: Iterable[str] = (), limits: WorkspaceLimits | None = None) -> None:
-        self.top = top
+        self.top, self.exclude = top, tuple(exclude)
         self.left_out: list[LeftOut] = []
         self.excluded: list[str] = []
         self.partial: set[str] = set()
         self.files = self.bytes = 0
         self._problems = Problems()
         self._limits = limits or WorkspaceLimits()
-        self._is_excluded = excluder(exclude)
+        self._is_excluded = excluder(self.exclude)
 
     def walk(self, root: int) -> Iterator[FileNode]:
         """Everything that goes along below the open directory `root`, sorted, each directory before its content.
@@ -287,7 +268,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PackedWorkspace(Data):
-    """A packed workspace: the tar's SHA-256, how many members, their bytes, and what was left out.
+    """A packed workspace: the tar's SHA-256, how many members, their bytes, what was left out, and by which patterns.
 
     `content` is `sha256:…` of what an agent would see of it: paths, modes, links' targets and data, less times, owners
     and all that lies in a `.git`, which changes by being looked at. `partial` are directories that have more in them
@@ -296,8 +277,9 @@ class PackedWorkspace(Data):
 
     sha256: str
     content: str
-    files: int
-    bytes: int
+    files: int = 0
+    bytes: int = 0
+    exclude: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     partial: frozenset[str] = frozenset()
 
@@ -344,6 +326,7 @@ class _Packing:
             content="sha256:" + self._content.hexdigest(),
             files=source.files,
             bytes=source.bytes,
+            exclude=source.exclude,
             left_out=tuple(source.left_out),
             partial=frozenset(source.partial),
         )

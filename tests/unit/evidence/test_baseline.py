@@ -138,8 +138,9 @@ def test_a_staged_workspace_waits_for_whoever_captures_the_run(tmp_path: Path) -
     with open_workspace(store, "run-1") as tar:
         assert hashlib.sha256(tar.read()).hexdigest() == done.sha256
     with store.staging("run-1") as staging:
-        baseline = baseline_of(staging)
-        baseline.file.close()
+        whole, baseline = baseline_of(staging)
+        whole.close()
+        assert baseline == done
         assert baseline.exclude == ("*.log",) and [one.path for one in baseline.left_out] == ["pipe"]
         with staging.append("workspace.tar") as tar:
             tar.write(b"more")
