@@ -373,14 +373,8 @@ class SandboxService(Closing):
 
         def prepare(session: Session) -> None:
             session.extra_labels = {labels.ONE_OFF: "1", labels.LEASE: self._lease()}
+            session.after_start.append(lambda *_: self._tell(SandboxStarted(**_of(held))))  # before its end is told
             held.job.watch_from_start(session, held.how)
-            begin = session.after_start
-
-            def started(sandbox: DeclaredSandbox, made: Made) -> None:
-                self._tell(SandboxStarted(**_of(held)))  # before anybody watches for its end
-                begin(sandbox, made)
-
-            session.after_start = started
 
         profile, shared = declared.profile, shares(declared.profile.sandboxes)
         together = self._gate.together() if shared else contextlib.nullcontext(lambda: None)

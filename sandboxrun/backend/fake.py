@@ -577,9 +577,11 @@ class Fake:
             case op.StartSandbox():
                 container = session.made[step.address]
                 check_places(step.sandbox, session.places)
-                session.before_start(step.sandbox, container)
+                for note in session.before_start:
+                    note(step.sandbox, container)
                 self._box(container.id, f"starting container {container.id[:12]}").start()
-                session.after_start(step.sandbox, container)
+                for note in session.after_start:
+                    note(step.sandbox, container)
                 self._read_back(step.sandbox, self._box(container.id, f"inspecting container {container.id[:12]}"))
             case op.UpdateSandbox():
                 box = self._box(step.container, f"updating container {step.container[:12]}")

@@ -186,8 +186,8 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     guard: Callable[[], None] = lambda: None
     extra_labels: Mapping[str, str] = field(default_factory=dict)
     leases: Mapping[str, str] = field(default_factory=dict)  # address → the lease of who waits for it
-    before_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
-    after_start: Callable[[DeclaredSandbox, Made], None] = lambda sandbox, made: None
+    before_start: list[Callable[[DeclaredSandbox, Made], object]] = field(default_factory=list)  # called in this order
+    after_start: list[Callable[[DeclaredSandbox, Made], object]] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     job: CiJob | None = None  # the CI job that this is a part of
     probing: bool = False  # start what does not hold, to look at it from inside

@@ -473,16 +473,14 @@ def carry_out(
     )
     session.watched.update(watched or {})
     session.changes.update(asked or {})
-    prepare(session)
-    before = session.before_start
 
-    def starting(sandbox: DeclaredSandbox, made: Made) -> None:
-        """Note first where its evidence belongs: whoever reaps it may know no profile."""
+    def note_home(_: DeclaredSandbox, made: Made) -> None:
+        """Where its evidence belongs: whoever reaps it may know no profile."""
         with suppress(OSError, EvidenceError), store.staging(made.run, engine=engine.identity):
             pass  # without a note a reaper asks for a place, or leaves it
-        before(sandbox, made)
 
-    session.before_start = starting
+    session.before_start.append(note_home)
+    prepare(session)
     session.listener(Planned(operations=made.operations))
     if asked is None:
         ended = (session.observed(step.container) for step in made.operations if isinstance(step, op.CaptureEvidence))

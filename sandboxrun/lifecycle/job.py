@@ -115,8 +115,8 @@ class Job:
             with self._table:
                 self.watches[sandbox.address] = watch
 
-        session.before_start = attach
-        session.after_start = lambda sandbox, made: self.watches[sandbox.address].begin()
+        session.before_start.append(attach)
+        session.after_start.append(lambda sandbox, made: self.watches[sandbox.address].begin())
         self.session = session
 
     def find(self, sandbox: DeclaredSandbox, observed: ObservedSandbox) -> Made:

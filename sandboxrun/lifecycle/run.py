@@ -15,7 +15,7 @@ from uuid import uuid4
 from msgspec import structs
 
 from sandboxrun.backend.base import Backend
-from sandboxrun.backend.session import Made, Session
+from sandboxrun.backend.session import Session
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode
 from sandboxrun.evidence.store import RunResult
@@ -167,21 +167,12 @@ class Runner:
             session.extra_labels = {labels.ONE_OFF: "1", labels.LEASE: lease}
             session.wanted = self._named
             job.watch_from_start(session, how)
-            attach, begun = session.before_start, session.after_start
             # while the engine starts the first sandbox: neither before, which would delay that, nor once it has ended
             ready = cache(
                 partial(begin, partial(get_ready, self._engine), name="get ready", failed=self._failures.append)
             )
-
-            def attached(sandbox: DeclaredSandbox, made: Made) -> None:
-                attach(sandbox, made)
-                ready()
-
-            def started(sandbox: DeclaredSandbox, made: Made) -> None:
-                begun(sandbox, made)
-                options.started(made.id)
-
-            session.before_start, session.after_start = attached, started
+            session.before_start.append(lambda *_: ready())
+            session.after_start.append(lambda _, made: options.started(made.id))
             if options.proof is not None:
                 options.proof.prepare(session)
 

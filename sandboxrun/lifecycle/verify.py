@@ -446,13 +446,7 @@ class Proving:
 
     def prepare(self, session: Session) -> None:
         """Have each sandbox looked at once it runs; one in which something does not hold is not left running."""
-        then = session.after_start
-
-        def started(sandbox: DeclaredSandbox, made: Made) -> None:
-            then(sandbox, made)
-            self.look(session, sandbox, made)
-
-        session.after_start = started
+        session.after_start.append(partial(self.look, session))
 
     def look(self, session: Session, sandbox: DeclaredSandbox, made: Made) -> None:
         """Look at a sandbox that was just started. Raises Unverified for what does not hold.

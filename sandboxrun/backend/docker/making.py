@@ -463,14 +463,16 @@ def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     check_places(step.sandbox, session.places)
     if not session.probing:
         check_tmpfs(step.sandbox, container.id, session)
-    session.before_start(step.sandbox, container)
+    for note in session.before_start:
+        note(step.sandbox, container)
     try:
         session.engine.start_container(container.id)
     except EngineUnreachable:
         raise
     except EngineError as error:
         raise _without_init(step.address, container.id, session, error) or error from error
-    session.after_start(step.sandbox, container)
+    for note in session.after_start:
+        note(step.sandbox, container)
     read_back(step.sandbox, container.id, session)
     if step.beside and step.sandbox.spec.init:
         refuse_not_started(step.address, container.id, session)
