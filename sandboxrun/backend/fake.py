@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, assert_never
 from uuid import uuid4
@@ -38,20 +39,19 @@ from sandboxrun.backend.session import (
     Made,
     Session,
     Undone,
-    Watched,
     await_condition,
     capture_evidence,
     check_places,
     check_unstarted,
-    keep,
     note_revision,
     settle,
+    stop_sandbox,
     take_away,
     unstage,
 )
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
-from sandboxrun.gateway.image import BASE, build, haproxy_of, reference, unfit
+from sandboxrun.gateway.image import as_helper, build, reference
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import mismatches
 from sandboxrun.plan.operations import companions_of, networks_of
@@ -66,7 +66,6 @@ from sandboxrun.spec.state import (
     Companion,
     Document,
     Foreign,
-    Helper,
     History,
     Image,
     ImageConfig,
@@ -268,7 +267,6 @@ class Fake:
         world, project = self.world, profile.project
         boxes = [box for box in world.boxes.values() if box.labels.get(labels.PROJECT) == project]
         sandboxes = tuple(self._observed(box) for box in boxes if labels.ROLE not in box.labels)
-        orphaned, owned, lapsed, joined_by = fake_process.by_owner(boxes, world.leases, elsewhere=world.elsewhere)
         beside = [
             Companion(
                 id=box.id,
@@ -282,11 +280,8 @@ class Fake:
         ]
         runs = {o.run for o in sandboxes}
         needs_helper = any(companions_of(s.spec) for s in profile.sandboxes)
-        name = reference()
-        built, own = world.images.get(name), world.labels.get(name, {})
-        helper = Helper(reference=name, id=None, base=BASE, haproxy=haproxy_of(own))
-        if built is not None:
-            helper = structs.replace(helper, id=built.id, unfit=unfit(own))
+        built = world.images.get(name := reference())
+        helper = as_helper(built.id if built is not None else None, world.labels.get(name, {}))
         return Snapshot(
             taken=datetime.now(UTC),
             offers=world.offers,
@@ -296,13 +291,10 @@ class Fake:
             volumes=tuple(v for name, v in world.volumes.items() if world.whose[name] == project),
             images=freeze({s.spec.image: self._image(s.spec.image) for s in profile.sandboxes}),
             foreign=tuple(world.foreign),
-            orphaned=orphaned,
-            owned=owned,
-            lapsed=lapsed,
-            joined_by=joined_by,
             leftovers=tuple(c.id for c in beside if c.run not in runs),
             companions=tuple(c for c in beside if c.run in runs),
             helper=helper if needs_helper else None,
+            **fake_process.by_owner(boxes, world.leases, elsewhere=world.elsewhere),
         )
 
     def _image(self, reference: str) -> Image:
@@ -594,9 +586,7 @@ class Fake:
             case op.RecordSpec():
                 self._record_spec(step)
             case op.StopSandbox():
-                session.stopped[step.container] = False
-                with contextlib.suppress(NotFound):
-                    session.stopped[step.container] = self.stop(step.container, timeout=step.grace)
+                stop_sandbox(step, session)
             case op.RemoveSandbox():
                 check_unstarted(step.container, session)
                 self._remove_beside((step.container, *step.companions), step.network)
@@ -751,7 +741,7 @@ class Fake:
     def undo(self, session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
         if self.dead:
             raise Killed
-        take_away(self._discard, session, failed, skipped)
+        take_away(session, failed, skipped, look=partial(self.observe_one, session.profile), remove=self._remove_made)
         for step in (*failed, *skipped):
             if isinstance(step, op.CreatePart | op.CreateSandbox | WIRING) and step.address not in session.made:
                 with contextlib.suppress(SandboxrunError):
@@ -767,21 +757,10 @@ class Fake:
                 if name not in used:
                     world.networks.pop(name, None)
 
-    def _discard(self, address: str, session: Session) -> str:
-        made = session.made[address]
-        box = self._box(made.id, f"inspecting container {made.id[:12]}")
-        began = box.started is not None
-        if began:
-            reached = self.stop(made.id, timeout=1)
-            ended = Watched(stopped_by="killed" if reached else "itself")
-            gateway = session.gateways.get(address)
-            keep(self._observed(box), ended, session, known=True, gateway=gateway)
-        self._remove(made.id)
-        session.store.unstage(made.run)
-        self._remove_beside(session.companions.get(address, ()), session.private_networks.get(address))
+    def _remove_made(self, observed: ObservedSandbox, beside: Iterable[str], network: str | None) -> None:
+        self._remove_beside((observed.id, *beside), network)
         for part in PARTS:
-            self.world.volumes.pop(part_volume(box.name, part), None)
-        return "evidence saved, removed" if began else "removed"
+            self.world.volumes.pop(part_volume(observed.base, part), None)
 
     def restore(self, session: Session, steps: Sequence[Operation], done: Collection[str]) -> None:
         if self.dead:

@@ -233,9 +233,8 @@ def text_of(seconds: float) -> str:
 # -- Who waits for them
 
 
-def by_owner(boxes: Iterable[Box], leases: Mapping[str, Any], *, elsewhere: bool) -> tuple[frozenset[str], ...]:
-    """The ids of those that are waited for: whose owner is gone, whose lives, and whose lease ran out, which alone
-    tells of owners that are `elsewhere`; and who else waits for them."""
+def by_owner(boxes: Iterable[Box], leases: Mapping[str, Any], *, elsewhere: bool) -> dict[str, Any]:
+    """The snapshot's fields of those that are waited for; of owners that are `elsewhere` only leases tell."""
     awaited = [box for box in boxes if labels.awaited(box.labels) and labels.ROLE not in box.labels]
     alive, joined_by = set(), set[str]()
     for box in awaited:
@@ -246,8 +245,8 @@ def by_owner(boxes: Iterable[Box], leases: Mapping[str, Any], *, elsewhere: bool
         if held or any(not job.dead for job in others):  # another job may wait for it too
             alive.add(box.id)
     rest = frozenset(box.id for box in awaited) - alive
-    by = (frozenset(), frozenset(alive), rest) if elsewhere else (rest, frozenset(alive), frozenset())
-    return *by, frozenset(joined_by)
+    dead = {"lapsed": rest} if elsewhere else {"orphaned": rest}
+    return {"owned": frozenset(alive), "joined_by": frozenset(joined_by), **dead}
 
 
 # -- What happened to them

@@ -489,6 +489,13 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
     return str(captured.folder or "")
 
 
+def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
+    """Ask it to end; the engine kills it after its grace period. It may have ended by itself since the plan."""
+    session.stopped[step.container] = False
+    with contextlib.suppress(NotFound):
+        session.stopped[step.container] = session.engine.stop(step.container, timeout=step.grace)
+
+
 def check_unstarted(container: str, session: Session) -> bool:
     """Whether it had not been started when the plan was made, so that it has no evidence to keep. Raises ApplyError if
     it was since: by the `run` that made it, or by an engine that was asked for it before that one was killed."""
@@ -550,23 +557,44 @@ _FILLING = op.UploadWorkspace | op.UploadFiles | op.GiveVolume
 _MAKING = op.CreatePart | op.CreateSandbox | op.CheckSandbox | _FILLING | op.ConnectNetwork | op.StartSandbox | WIRING
 
 
+Remove = Callable[[ObservedSandbox, Iterable[str], str | None], None]  # one, what is beside it, and its own network
+
+
 def take_away(
-    discard: Callable[[str, Session], str],
     session: Session,
     failed: Iterable[op.Operation],
     skipped: Iterable[op.Operation],
+    *,
+    look: Callable[[str], ObservedSandbox],
+    remove: Remove,
 ) -> None:
-    """Remove the sandboxes whose making did not come to its end: `discard` gets their addresses, and what it says of
-    each is reported."""
+    """Remove the sandboxes whose making did not come to its end, the evidence of what had started first; `look` shows
+    one by its id."""
     left = (*failed, *skipped)
     found = {step.address for step in left if isinstance(step, _MAKING | op.AwaitSandbox)}
     # one that runs beside the container it was to replace, which has not been stopped
     found |= {step.address for step in left if isinstance(step, op.StopSandbox) and step.replaced}
     for address in sorted(found & session.made.keys()):
         try:
-            what = discard(address, session)
+            what = _discard(address, session, look, remove)
         except SandboxrunError as error:
             what = f"could not be removed: {error}"
         if kept := session.given_up.get(address):
             what += f"; the container it was to replace had been stopped, its evidence is in {kept}"
         session.listener(Undone(address=address, what=what))
+
+
+def _discard(address: str, session: Session, look: Callable[[str], ObservedSandbox], remove: Remove) -> str:
+    made = session.made[address]
+    try:
+        observed = look(made.id)
+    except NotFound:
+        return "was gone"
+    started = getattr(observed.state, "started", None) is not None
+    if started:
+        reached = session.engine.stop(made.id, timeout=1)
+        ended = Watched(stopped_by="killed" if reached else "itself")
+        keep(observed, ended, session, known=True, gateway=session.gateways.get(address))
+    remove(observed, session.companions.get(address, ()), session.private_networks.get(address))
+    session.store.unstage(made.run)
+    return "evidence saved, removed" if started else "removed"

@@ -12,10 +12,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.gateway import USER
+from sandboxrun.spec.state import Helper
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
@@ -97,6 +101,12 @@ def unfit(labels: Mapping[str, str]) -> str | None:
 def reference() -> str:
     """The image's name: `sandboxrun/gateway:` and twelve digits of the digest."""
     return f"{REPOSITORY}:{digest().removeprefix('sha256:')[:12]}"
+
+
+def as_helper(id: str | None, labels: Mapping[str, str] = MappingProxyType({})) -> Helper:
+    """The image as an engine has it, by its id and labels; the id is None where it has none."""
+    missing = Helper(reference=reference(), id=id, base=BASE)
+    return missing if id is None else replace(missing, haproxy=haproxy_of(labels), unfit=unfit(labels))
 
 
 def build_context(base: str) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from sandboxrun.backend.docker import codec, facts
 from sandboxrun.backend.docker.making import files_tar
-from sandboxrun.backend.docker.observe import begin_rules, is_own_network
+from sandboxrun.backend.docker.observe import begin_rules, is_own
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.backend.session import Session
 from sandboxrun.data import lines, record_of
@@ -23,6 +23,7 @@ from sandboxrun.gateway import DIRECTORY, FILE
 from sandboxrun.gateway.rules import digest_of_rules, rules_document
 from sandboxrun.gateway.subnets import candidates
 from sandboxrun.plan import operations as op
+from sandboxrun.spec import labels
 from sandboxrun.spec.names import COMPANIONS, EGRESS, GATEWAY, companion
 from sandboxrun.spec.option import OwnAddresses, private_network
 from sandboxrun.spec.project import DeclaredSandbox
@@ -105,7 +106,7 @@ def _remove_left(name: str, session: Session) -> None:
         sleep(0.1)
     if found is None:
         return
-    if not is_own_network(found, session.profile.project):
+    if not is_own(found, labels.NETWORK, session.profile.project):
         raise ApplyError(f"the network {name} exists and is not this project's", help="rename or remove it")
     session.engine.remove_network(str(found["Id"]))  # it may be at removing it, too, for whoever was killed
 

@@ -22,7 +22,7 @@ from sandboxrun.backend.docker.codec import decode, encode, encode_update, keepe
 from sandboxrun.backend.docker.facts import number_of
 from sandboxrun.backend.docker.fields import FIELDS, INIT_PROGRAM, NOT_STARTED, volume_mount
 from sandboxrun.backend.docker.leftovers import held
-from sandboxrun.backend.docker.observe import UPLOAD, is_own_volume, record_update
+from sandboxrun.backend.docker.observe import UPLOAD, is_own, record_update
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.backend.session import Made, Session, StepProgress, check_places, note_revision
 from sandboxrun.errors import ApplyError, Diagnostic
@@ -237,7 +237,7 @@ def pull_image(step: op.PullImage, session: Session) -> str:
 def create_volume(step: op.CreateVolume, session: Session) -> None:
     """Make a volume of the profile's."""
     made = session.engine.create_volume(volume_payload(step.key, step.spec, session.profile.names, session.home))
-    if not is_own_volume(made, session.profile.project):
+    if not is_own(made, labels.VOLUME, session.profile.project):
         raise ApplyError(f"the volume {made.get('Name')} exists and is not this project's", help="rename it")
     session.volumes_made.add(str(made["Name"]))
 
@@ -254,7 +254,7 @@ def create_part(step: op.CreatePart, session: Session) -> None:
     payload = {"Name": name, "Driver": "local", "Labels": wanted, "DriverOpts": options}
     made = session.engine.create_volume(payload)
     if labels.read(made.get("Labels")).get(labels.RUN) != wanted[labels.RUN]:
-        if not is_own_volume(made, session.profile.project):
+        if not is_own(made, labels.VOLUME, session.profile.project):
             raise ApplyError(f"the volume {name} exists and is not this project's", help="rename or remove it")
         # Left by an apply that was killed: its files must not become this run's.
         session.engine.remove_volume(name)

@@ -45,9 +45,7 @@ from sandboxrun.spec.state import (
     History,
     Image,
     ImageConfig,
-    ObservedNetwork,
     ObservedSandbox,
-    ObservedVolume,
     Offers,
     Running,
     Snapshot,
@@ -99,9 +97,8 @@ def take_snapshot(
     sandboxes = _observed(inspected, profile, store, images, declared)
     companions, leftovers = _companions(helpers.values(), {o.run for o in sandboxes}, profile)
     sandboxes = _with_endings(engine, sandboxes, heard)
-    orphaned, owned, lapsed, joined_by = _by_owner(engine, sandboxes)
-    networks = own_networks(engine, profile.project)
-    volumes = own_volumes(engine, profile.project, listed=held.listed if held is not None else None)
+    owners = _by_owner(engine, sandboxes)
+    shared = _shared(engine, profile.project, volumes=held.listed if held is not None else None)
     running = {o.address: o.applied for o in sandboxes if isinstance(o.state, Running) and not o.apart}
     # Those that may have to be made or made again: what the engine can't enforce must be known before one goes.
     unsettled = [s for s in profile.sandboxes if running.get(s.address) != s.spec]
@@ -111,17 +108,13 @@ def take_snapshot(
         offers=offers_of(engine, info, unsettled),
         engine_id=engine_id_of(info or {}),
         sandboxes=sandboxes,
-        networks=networks,
-        volumes=volumes,
         images=references,
-        orphaned=orphaned,
-        owned=owned,
-        lapsed=lapsed,
-        joined_by=joined_by,
         leftovers=leftovers,
         companions=companions,
         helper=_helper(engine, profile.sandboxes),
         completed=completed(profile, store, workspaces),
+        **owners,
+        **shared,
     )
     if events is not None:
         snapshot = with_others(snapshot, profile, store, events, held)
@@ -141,12 +134,9 @@ def _listed(engine: Engine, profile: Profile, *, few: bool) -> tuple[Listed, Lis
     return engine.containers(labels={labels.PROJECT: profile.project}), None
 
 
-def _by_owner(
-    engine: Engine, sandboxes: Iterable[ObservedSandbox]
-) -> tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str]]:
-    """The ids of those that are waited for: whose owner is gone, whose owner lives or has a lease, and whose lease ran
-    out; and who else waits for what an owner left that is gone. Leases are asked for only where an owner's process
-    can't be seen from here, or may have been joined."""
+def _by_owner(engine: Engine, sandboxes: Iterable[ObservedSandbox]) -> dict[str, Any]:
+    """The snapshot's fields of those that are waited for. Leases are asked for only where an owner's process can't be
+    seen from here, or may have been joined."""
     owners = {o.id: by for o in sandboxes if o.awaited and (by := decode(o.owner or "")) is not None}
     gone = frozenset(id for id, owner in owners.items() if owner.is_gone)
     alive = frozenset(id for id, owner in owners.items() if owner.is_alive)
@@ -154,37 +144,32 @@ def _by_owner(
     others = joined(engine, left.values())
     alive |= {id for id, token in left.items() if token in others}
     gone -= alive
-    joined_by = frozenset[str]().union(*others.values())
     far = {
         o.id: (o.labels[labels.LEASE], parse_time(o.created))
         for o in sandboxes
         if o.id in owners.keys() - gone - alive and labels.LEASE in o.labels
     }
-    if not far:
-        return gone, alive, frozenset(), joined_by
-    leased = living(engine, far)
-    return gone, alive | leased, frozenset(far) - leased, joined_by
+    leased = living(engine, far) if far else frozenset()
+    joined_by = frozenset[str]().union(*others.values())
+    return {"orphaned": gone, "owned": alive | leased, "lapsed": frozenset(far) - leased, "joined_by": joined_by}
 
 
-def own_networks(
-    engine: Engine, project: str, *, more: Mapping[str, str | None] | None = None
-) -> tuple[ObservedNetwork, ...]:
-    """The project's networks on the engine; those with the labels `more`. Raises EngineError."""
-    found = engine.networks(labels={labels.PROJECT: project, **(more or {})})
-    return tuple(observe_network(answer) for answer in found if is_own_network(answer, project))
-
-
-def own_volumes(
+def _shared(
     engine: Engine,
     project: str,
     *,
     more: Mapping[str, str | None] | None = None,
-    listed: Iterable[Mapping[str, Any]] | None = None,
-) -> tuple[ObservedVolume, ...]:
-    """The project's volumes on the engine; those with the labels `more`. `listed` are all that have its label, where
-    they are known. Raises EngineError."""
-    found = engine.volumes(labels={labels.PROJECT: project, **(more or {})}) if listed is None else listed
-    return tuple(observe_volume(answer) for answer in found if is_own_volume(answer, project))
+    volumes: Iterable[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The snapshot's fields of the project's networks and volumes; those with the labels `more`. `volumes` are all that
+    have its label, where they are known."""
+    wanted = {labels.PROJECT: project, **(more or {})}
+    networks = engine.networks(labels=wanted)
+    volumes = engine.volumes(labels=wanted) if volumes is None else volumes
+    return {
+        "networks": tuple(observe_network(one) for one in networks if is_own(one, labels.NETWORK, project)),
+        "volumes": tuple(observe_volume(one) for one in volumes if is_own(one, labels.VOLUME, project)),
+    }
 
 
 def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Snapshot:
@@ -204,12 +189,8 @@ def snapshot_before_run(engine: Engine, profile: Profile, *, shared: bool) -> Sn
     if not shared:
         return snapshot
     listed = own_containers(engine, profile.project, more={labels.ROLE: UPLOAD})
-    snapshot = structs.replace(
-        snapshot,
-        leftovers=tuple(str(c["Id"]) for c in listed),
-        networks=own_networks(engine, profile.project),
-        volumes=own_volumes(engine, profile.project),
-    )
+    left = tuple(str(c["Id"]) for c in listed)
+    snapshot = structs.replace(snapshot, leftovers=left, **_shared(engine, profile.project))
     return structs.replace(snapshot, foreign=tuple(_foreign(engine, profile, snapshot, profile.sandboxes)))
 
 
@@ -253,13 +234,9 @@ def _with_their_own(engine: Engine, profile: Profile, snapshot: Snapshot) -> Sna
         return snapshot
     more = {labels.RUN: next(iter(runs)) if len(runs) == 1 else None}
     listed = own_containers(engine, profile.project, more={**more, labels.ROLE: None})
-    networks, volumes = (of(engine, profile.project, more=more) for of in (own_networks, own_volumes))
-    return structs.replace(
-        snapshot,
-        companions=_companions(listed, runs, profile)[0],
-        networks=tuple(n for n in networks if n.run in runs),
-        volumes=tuple(v for v in volumes if v.run in runs),
-    )
+    shared = _shared(engine, profile.project, more=more).items()
+    theirs = {kind: tuple(one for one in found if one.run in runs) for kind, found in shared}
+    return structs.replace(snapshot, companions=_companions(listed, runs, profile)[0], **theirs)
 
 
 def snapshot_of_ended(engine: Engine, profile: Profile, store: Store, ended: Mapping[str, History | None]) -> Snapshot:
@@ -273,15 +250,12 @@ def snapshot_of_ended(engine: Engine, profile: Profile, store: Store, ended: Map
             found.append(one)
     sandboxes = _observed(found, profile, store, _Images(engine))
     sandboxes = _with_endings(engine, sandboxes, {id: known for id, known in ended.items() if known is not None})
-    orphaned, owned, lapsed, joined_by = _by_owner(engine, sandboxes)
+    owners = _by_owner(engine, sandboxes)
     snapshot = Snapshot(
         taken=engine.clock(),
         offers=Offers(api_version=engine.api_version),
         sandboxes=sandboxes,
-        orphaned=orphaned,
-        owned=owned,
-        lapsed=lapsed,
-        joined_by=joined_by,
+        **owners,
     )
     return _with_their_own(engine, profile, snapshot)
 
@@ -339,13 +313,12 @@ def _helper(engine: Engine, sandboxes: Iterable[DeclaredSandbox]) -> Helper | No
 
 def helper_on(engine: Engine) -> Helper:
     """The image of gateways and keepers, as the engine has it. Raises EngineError."""
-    from sandboxrun.gateway.image import BASE, haproxy_of, reference, unfit
+    from sandboxrun.gateway.image import as_helper, reference
 
-    found = engine.image(name := reference())
+    found = engine.image(reference())
     if found is None:
-        return Helper(reference=name, id=None, base=BASE)
-    own = labels.read((found.get("Config") or {}).get("Labels"))
-    return Helper(reference=name, id=str(found.get("Id") or ""), base=BASE, haproxy=haproxy_of(own), unfit=unfit(own))
+        return as_helper(None)
+    return as_helper(str(found.get("Id") or ""), labels.read((found.get("Config") or {}).get("Labels")))
 
 
 def _observed(
@@ -470,13 +443,13 @@ def _foreign(
         external = profile.networks.get(key, NetworkSpec()).external
         name = profile.names.network(key)
         found = engine.network(name)
-        if found is not None and not external and not is_own_network(found, profile.project):
+        if found is not None and not external and not is_own(found, labels.NETWORK, profile.project):
             yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=_whose(found, profile.project))
     used = {m.source or "" for s in sandboxes for m in s.spec.volumes if m.type == "volume"}
     for key in sorted(used - {volume.key for volume in snapshot.volumes}):
         spec = profile.volumes.get(key)
         found = engine.volume(profile.names.volume(key)) if spec is not None and not spec.external else None
-        if found is not None and not is_own_volume(found, profile.project):
+        if found is not None and not is_own(found, labels.VOLUME, profile.project):
             yield Foreign(kind="volume", name=str(found["Name"]), id="", whose=_whose(found, profile.project))
 
 
@@ -499,8 +472,8 @@ def projects(engine: Engine, only: str | None = None) -> tuple[Project, ...]:
 
     reserved_of, ours = cache(partial(reserved, engine)), {labels.PROJECT: only}
     containers = [c for c in engine.containers(labels=ours) if is_own_container(c, project_of(c), of_image(c))]
-    networks = [n for n in engine.networks(labels=ours) if is_own_network(n, project_of(n))]
-    volumes = [v for v in engine.volumes(labels=ours) if is_own_volume(v, project_of(v))]
+    networks = [n for n in engine.networks(labels=ours) if is_own(n, labels.NETWORK, project_of(n))]
+    volumes = [v for v in engine.volumes(labels=ours) if is_own(v, labels.VOLUME, project_of(v))]
 
     def named(project: str, there: Iterable[Mapping[str, Any]], label: str) -> Mapping[str, str]:
         own = ((labels.read(one.get("Labels")), str(one["Name"])) for one in there if project_of(one) == project)
@@ -560,17 +533,8 @@ def is_own_container(
     return False
 
 
-def is_own_network(inspect: Mapping[str, Any], project: str) -> bool:
-    """Whether a network is the project's, or that of one of its sandboxes."""
-    return _is_own_object(inspect, labels.NETWORK, project)
-
-
-def is_own_volume(inspect: Mapping[str, Any], project: str) -> bool:
-    """Whether a volume is the project's, or that of one of its sandboxes."""
-    return _is_own_object(inspect, labels.VOLUME, project)
-
-
-def _is_own_object(inspect: Mapping[str, Any], label: str, project: str) -> bool:
+def is_own(inspect: Mapping[str, Any], label: str, project: str) -> bool:
+    """Whether a network or volume is the project's, or that of one of its sandboxes; `label` says which of the two."""
     own = labels.read(inspect.get("Labels"))
     key = own.get(label)
     if own.get(labels.PROJECT) != project or not key:

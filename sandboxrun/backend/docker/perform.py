@@ -7,7 +7,7 @@ Owns the rule that nothing is removed before its evidence is kept. No decisions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic, sleep
@@ -25,12 +25,11 @@ from sandboxrun.backend.session import (
     WIRING,
     Session,
     Undone,
-    Watched,
     await_condition,
     capture_evidence,
     check_unstarted,
-    keep,
     settle,
+    stop_sandbox,
     take_away,
     unstage,
 )
@@ -40,6 +39,7 @@ from sandboxrun.plan.operations import Operation
 from sandboxrun.spec import labels
 from sandboxrun.spec.names import PARTS, part_volume
 from sandboxrun.spec.records import Attachment
+from sandboxrun.spec.state import ObservedSandbox
 from sandboxrun.threads import together
 
 _SIDE_BY_SIDE = 4  # removals of one sandbox's own
@@ -74,13 +74,6 @@ def disconnect(step: op.DisconnectNetwork, session: Session) -> None:
 
 
 # -- Ends of sandboxes: stop and removal
-
-
-def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
-    """Ask it to end; the engine kills it after its grace period. It may have ended by itself since the plan."""
-    session.stopped[step.container] = False
-    with suppress(NotFound):
-        session.stopped[step.container] = session.engine.stop_container(step.container, timeout=step.grace)
 
 
 def remove_sandbox(step: op.RemoveSandbox, session: Session) -> None:
@@ -170,7 +163,11 @@ def carry_out(step: Operation, session: Session) -> str | None:
 
 def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operation]) -> None:
     """Remove the sandboxes whose making did not come to its end, then volumes and networks that nothing uses."""
-    take_away(discard, session, failed, skipped)
+
+    def look(id: str) -> ObservedSandbox:
+        return observe(session.engine.inspect_container(id), session.profile.names, None)
+
+    take_away(session, failed, skipped, look=look, remove=partial(_remove_made, session))
     for step in (*failed, *skipped):
         if isinstance(step, op.CreatePart | op.CreateSandbox | WIRING) and step.address not in session.made:
             _undo_parts(step, session)
@@ -187,24 +184,11 @@ def undo(session: Session, failed: Sequence[Operation], skipped: Sequence[Operat
                 session.listener(Undone(address=name, what="removed"))
 
 
-def discard(address: str, session: Session) -> str:
-    """Take away a sandbox that this apply made and could not finish: its evidence first, where it had started."""
-    made = session.made[address]
-    try:
-        observed = observe(session.engine.inspect_container(made.id), session.profile.names, None)
-    except NotFound:
-        return "was gone"
-    started = getattr(observed.state, "started", None) is not None
-    if started:
-        reached = session.engine.stop_container(made.id, timeout=1)
-        ended = Watched(stopped_by="killed" if reached else "itself")
-        keep(observed, ended, session, known=True, gateway=session.gateways.get(address))
-    session.engine.remove_container(made.id, force=True, volumes=True)
-    session.store.unstage(made.run)
-    remove_companions(session.companions.get(address, ()), session.private_networks.get(address), session)
+def _remove_made(session: Session, observed: ObservedSandbox, beside: Iterable[str], network: str | None) -> None:
+    session.engine.remove_container(observed.id, force=True, volumes=True)
+    remove_companions(beside, network, session)
     for part in PARTS:
         session.engine.remove_volume(part_volume(observed.base, part))
-    return "evidence saved, removed" if started else "removed"
 
 
 def _undo_parts(step: op.CreatePart | op.CreateSandbox | WIRING, session: Session) -> None:

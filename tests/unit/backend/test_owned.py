@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.backend.docker.codec import encode, observe, observe_companion, observe_network, observe_volume
-from sandboxrun.backend.docker.observe import IDENTITY, is_own_container, is_own_network, is_own_volume
+from sandboxrun.backend.docker.observe import IDENTITY, is_own, is_own_container
 from sandboxrun.backend.owner import decode as decode_owner
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan.changes import compare
@@ -93,9 +93,11 @@ def test_a_role_alone_makes_nothing_ours(role: str, state: str) -> None:
     assert not is_own_container(listed({labels.PROJECT: "p", labels.ROLE: role}, state), "p", ())
 
 
-@pytest.mark.parametrize("check", [is_own_network, is_own_volume])
-def test_networks_and_volumes(check: Any) -> None:
-    key = labels.NETWORK if check is is_own_network else labels.VOLUME
+@pytest.mark.parametrize("key", [labels.NETWORK, labels.VOLUME])
+def test_networks_and_volumes(key: str) -> None:
+    def check(found: Any, project: str) -> bool:
+        return is_own(found, key, project)
+
     shared = {labels.PROJECT: "p", key: "data", labels.CONFIG: "sha256:" + "0" * 64}
     own = {labels.PROJECT: "p", labels.SANDBOX: "s", labels.RUN: "0" * 32, key: "p-s.x"}
     assert check({"Name": "anything", "Labels": shared}, "p") and check({"Name": "p-s.x", "Labels": own}, "p")
@@ -124,7 +126,7 @@ def test_no_label_is_a_crash(own: Mapping[str, str], state: Any, more: Any) -> N
         is_own_container(listed(found, state), "p", ())
         observe_companion(listed(found), NAMES)
         answer = {"Id": "n", "Name": "n", "Labels": found}
-        assert isinstance(is_own_network(answer, "p"), bool) and isinstance(is_own_volume(answer, "p"), bool)
+        assert all(isinstance(is_own(answer, key, "p"), bool) for key in (labels.NETWORK, labels.VOLUME))
         observe_network(answer)
         observe_volume(answer)
     inspect["Config"]["Labels"] = more
