@@ -86,8 +86,7 @@ def derived() -> str:
 
 def reasons(control: Control) -> list[str]:
     """Why the control is left out, of whichever sandboxes it is."""
-    found = dict.fromkeys(reason for context in CONTEXTS if (reason := control.applies(context)) is not None)
-    return list(found)
+    return list(dict.fromkeys(said for context in CONTEXTS if isinstance(said := control.look({}, context), str)))
 
 
 def prose_of(control: Control) -> Mapping[str, str]:

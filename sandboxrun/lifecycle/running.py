@@ -20,7 +20,7 @@ from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.plan.changes import compare
 from sandboxrun.probe import outside
 from sandboxrun.probe.program import CONFIG
-from sandboxrun.probe.verdicts import Finding, Verdict
+from sandboxrun.probe.verdicts import Comparison, Finding, first_number
 from sandboxrun.spec.names import matches
 from sandboxrun.spec.project import Profile
 from sandboxrun.spec.spec import SandboxSpec
@@ -45,9 +45,8 @@ def gateway_findings(
 
     def add(what: tuple[str, str, str], seen: str, holds: bool | None, note: str = "", field: str = "") -> None:
         control, title, expected = what
-        shown, verdict = fields.get(field or control, ""), outside.verdict_of(holds)
-        about = {"sandbox": name, "control": control, "title": title, "field": shown, "expected": expected}
-        found.append(Finding(**about, seen=seen, verdict=verdict, note=note))
+        answer = Comparison(expected, seen, holds, note)
+        found.append(Finding.of(name, control, title, fields.get(field or control, ""), answer))
 
     runs = ("gateway", "its gateway runs", "running")
     try:
@@ -205,7 +204,7 @@ class _Reading:
                 }
             ),
             interfaces=self._part("network", lambda: outside.read_interfaces(self._file("net/dev")), ()),
-            oom_score_adj=self._part("oom_score_adj", lambda: outside.first_number(self._file("oom_score_adj")), None),
+            oom_score_adj=self._part("oom_score_adj", lambda: first_number(self._file("oom_score_adj")), None),
             uid_map=self._part("maps", lambda: self._file("uid_map"), ""),
             gid_map=self._part("maps", lambda: self._file("gid_map"), ""),
             present=frozenset(
@@ -292,7 +291,7 @@ class _Reading:
         if not folders:
             raise OSError("its cgroup is not mounted here")
         texts = [" ".join(_read(folder / file).strip() for file in files) for folder in folders]
-        return next((text for text in texts if outside.first_number(text) != -1), texts[0])
+        return next((text for text in texts if first_number(text) != -1), texts[0])
 
 
 # What limits it: controller, then the files whose texts are joined.
@@ -358,18 +357,10 @@ def verify_running(engine: Backend, profile: Profile, store: Store, names: tuple
         others = {link: whose for id, links in spaces.items() if id != observed.id for link, whose in links.items()}
         spec = expected(profile, observed)
         if profile.sandbox(observed.address) is None:
-            found.append(
-                Finding(
-                    sandbox=observed.label,
-                    control="declared",
-                    title="the profile declares it",
-                    field="label sandboxrun.sandbox",
-                    expected="declared",
-                    seen="not declared",
-                    verdict=Verdict.INCONCLUSIVE,
-                    note="the expected value is from its own label, written by whoever created it",
-                )
-            )
+            note = "the expected value is from its own label, written by whoever created it"
+            answer = Comparison("declared", "not declared", None, note)
+            title = "the profile declares it"
+            found.append(Finding.of(observed.label, "declared", title, "label sandboxrun.sandbox", answer))
         found += look_at(engine, profile, observed, spec, snapshot.images.get(spec.image), others)
     return tuple(found)
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec import structs
+
 from sandboxrun.probe import filesystem, network, privilege, resources
-from sandboxrun.probe.verdicts import NOTHING, Context, Control, Finding, Phase, Seen, Verdict
+from sandboxrun.probe.verdicts import NOTHING, Comparison, Context, Control, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.types import freeze
 
 # -- Every control, in the order in which they are shown
@@ -42,39 +44,29 @@ def judge(
     found = []
     for one in CONTROLS:
         strong, weak = seen.get(one.phase, {}), control.get(one.phase, {})
-        expected, shown, verdict, note = "", "", Verdict.NOT_APPLICABLE, one.applies(context)
-        if note is None:
-            expected, shown = one.expected(context), one.seen(strong) or "nothing"
-            verdict, note = _verdict(one, context, strong, weak)
-        found.append(
-            Finding(
-                sandbox=sandbox,
-                control=one.id,
-                title=one.title,
-                field=fields.get(one.id, ""),
-                expected=expected,
-                seen=shown,
-                verdict=verdict,
-                note=note,
-            )
-        )
+        answer, verdict = one.look(strong, context), None
+        if isinstance(answer, Comparison):
+            verdict, note = _verdict(one, context, answer, strong, weak)
+            answer = structs.replace(answer, seen=answer.seen or "nothing", note=note)
+        found.append(Finding.of(sandbox, one.id, one.title, fields.get(one.id, ""), answer, verdict))
     return tuple(found)
 
 
-def _verdict(one: Control, context: Context, strong: Seen, weak: Seen) -> tuple[Verdict, str]:
-    holds = one.holds(strong, context)
-    if holds is None:
+def _verdict(one: Control, context: Context, answer: Comparison, strong: Seen, weak: Seen) -> tuple[Verdict, str]:
+    if answer.holds is None:
         ended = "" if strong else ": the program did not run to it"
         return Verdict.INCONCLUSIVE, f"the result is undecided{ended}"
-    if not holds:
+    if not answer.holds:
         return Verdict.FAILS, ""
     if (reason := one.moot(strong, weak, context)) is not None:
         return Verdict.NOT_APPLICABLE, reason
     if one.exempt:
         return Verdict.HOLDS, f"without a negative control: {one.exempt}"
     if not failed(one, context, strong, weak):
-        shown = one.undecided or f"the weak sandbox shows no difference: {one.seen(weak) or 'nothing was seen'}"
-        return Verdict.INCONCLUSIVE, shown
+        other = one.look(weak, context)
+        shown = other.seen if isinstance(other, Comparison) else ""
+        said = one.undecided or f"the weak sandbox shows no difference: {shown or 'nothing was seen'}"
+        return Verdict.INCONCLUSIVE, said
     return Verdict.HOLDS, ""
 
 
@@ -82,4 +74,5 @@ def failed(one: Control, context: Context, strong: Seen, weak: Seen) -> bool:
     """Whether the negative control failed, as it must."""
     if one.negative is not None:
         return one.negative(strong, weak, context)
-    return one.holds(weak, context) is False
+    other = one.look(weak, context)
+    return isinstance(other, Comparison) and other.holds is False

@@ -4,11 +4,15 @@ and the workspace's .git. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+from msgspec import structs
 
 from sandboxrun.probe.program import git_path, noexec_paths, tmpfs_sizes
 from sandboxrun.probe.verdicts import (
     UNKNOWN,
+    Answer,
+    Comparison,
     Context,
     Control,
     Seen,
@@ -23,6 +27,7 @@ from sandboxrun.probe.verdicts import (
     value,
 )
 from sandboxrun.spec.option_types import options_of
+from sandboxrun.spec.spec import SandboxSpec
 
 # What the engine mounts into every container; of the root's own, a sandbox's user can write to none.
 ENGINE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console", "/sys/fs/cgroup"})
@@ -40,20 +45,40 @@ def _listed(seen: Seen) -> bool:
     return number(value(seen, "mounts", "count")) == len(list(numbered(seen, "mount"))) > 0
 
 
+def _none_but(allowed: Collection[str], found: Collection[str] | None, also: Collection[str] = ()) -> Comparison:
+    """Nothing may be found but what is allowed, and what goes without saying; None: it could not be looked at."""
+    expected = f"none but {', '.join(allowed)}" if allowed else "none"
+    if found is None:
+        return Comparison(expected)
+    return Comparison(expected, ", ".join(sorted(found)) or "none", {*found} <= {*allowed, *also})
+
+
+def _calls_refused(seen: Seen, probe: str, expected: str) -> Comparison:
+    return Comparison(expected, results(seen.get(probe, {})), none_worked(seen.get(probe, {}).values()))
+
+
 # -- what can be written --------------------------------------------------------------------------------------------
 
 
-def _root_options(seen: Seen) -> list[str]:
-    return mounts(seen).get("/", {}).get("options", "").split(",")
+def root(seen: Seen, context: Context) -> Answer:
+    """The root's options, and new files in several places."""
+    if not context.spec.read_only:
+        return "the profile leaves the root writable"
+    expected, tried = "ro; no file could be made", seen.get("root")
+    if tried is None or not _listed(seen):
+        return Comparison(expected)
+    options = mounts(seen).get("/", {}).get("options", "").split(",")
+    made = any(how == "ok" and at != "dev" for at, how in tried.items())
+    return Comparison(expected, f"{options[0]}; {results(tried)}", "ro" in options and not made if tried else None)
 
 
-def _declared(context: Context) -> set[str]:
-    spec = context.spec
-    paths = {path for path, options in spec.tmpfs.items() if "ro" not in options.split(",")}
-    paths |= {mount.target for mount in spec.volumes if not mount.read_only}
-    if spec.workspace is not None and spec.workspace.access != "ro":
-        paths.add(spec.workspace.target)
-    return {path.rstrip("/") or "/" for path in paths} | (set() if spec.read_only else {"/"})
+def declared(spec: SandboxSpec) -> dict[str, bool]:
+    """Where the profile mounts something, and whether it may be written to."""
+    found = {path: "ro" not in options.split(",") for path, options in spec.tmpfs.items()}
+    found |= {mount.target: not mount.read_only for mount in spec.volumes}
+    if spec.workspace is not None:
+        found[spec.workspace.target] = spec.workspace.access != "ro"
+    return {path.rstrip("/"): writable for path, writable in found.items()}
 
 
 _OWN = {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}  # with a writable root these are writable, too
@@ -68,11 +93,35 @@ def _writable(seen: Seen) -> set[str]:
     } - ENGINE
 
 
-def _shared(seen: Seen) -> list[str]:
-    return [path for path, mount in mounts(seen).items() if mount.get("shared") != "no"]
+def writable_mounts(seen: Seen, context: Context) -> Answer:
+    """Which of the mounts can be written to."""
+    allowed = {path for path, writable in declared(context.spec).items() if writable}
+    if context.spec.read_only:
+        return _none_but(sorted(allowed), _writable(seen) if _listed(seen) else None)
+    return _none_but(sorted({*allowed, "/"}), _writable(seen) if _listed(seen) else None, _OWN)
+
+
+def propagation(seen: Seen, context: Context) -> Answer:
+    """Which mounts have peers on the host."""
+    if context.gvisor:
+        return "gVisor has no shared mounts"
+    shared = [path for path, mount in mounts(seen).items() if mount.get("shared") != "no"]
+    return Comparison("none", ", ".join(shared) or "none", not shared) if _listed(seen) else Comparison("none")
 
 
 # -- what can be run, and how much fits -----------------------------------------------------------------------------
+
+
+def noexec(seen: Seen, context: Context) -> Answer:
+    """A copy of the program is run, and mapped to run."""
+    paths = noexec_paths(context)
+    if not paths:
+        return "the profile lets every memory filesystem run programs"
+    runs = dict(_runs(seen))
+    allowed = {"refused", f"refused{MAPPED}"} if context.gvisor else {"refused"}
+    found = (runs.get(path, "") for path in paths)
+    holds = every(None if not how or "made" in how else how in allowed for how in found)
+    return Comparison(f"refused in {', '.join(paths)}", "; ".join(f"{path}: {how}" for path, how in _runs(seen)), holds)
 
 
 def _runs(seen: Seen) -> Iterator[tuple[str, str]]:
@@ -84,15 +133,24 @@ def _runs(seen: Seen) -> Iterator[tuple[str, str]]:
         yield tried.get("path", ""), how + mapped if code or copied != "ok" else ""
 
 
-def _noexec_holds(seen: Seen, context: Context) -> bool | None:
-    runs = dict(_runs(seen))
-    found = (runs.get(path, "") for path in noexec_paths(context))
-    allowed = {"refused", f"refused{MAPPED}"} if context.gvisor else {"refused"}
-    return every(None if not how or "made" in how else how in allowed for how in found)
-
-
 def _sizes(seen: Seen) -> dict[str, Mapping[str, str]]:
     return {one.get("path", ""): one for one in numbered(seen, "size")}
+
+
+def tmpfs_size(seen: Seen, context: Context) -> Answer:
+    """Sizes in bytes, and whether one page more can be had."""
+    declared, found = tmpfs_sizes(context.spec), _sizes(seen)
+    if not declared:
+        return "there is none"
+    shown = (
+        f"{path}: {number(one.get('bytes', ''))} bytes, one page more: {result(one.get('take', ''))}"
+        for path, one in found.items()
+    )
+    return Comparison(
+        "; ".join(f"{path}: {size} bytes" for path, size in declared.items()),
+        "; ".join(shown),
+        every(_bounded(found.get(path), size) for path, size in declared.items()),
+    )
 
 
 def _bounded(one: Mapping[str, str] | None, declared: int) -> bool | None:
@@ -108,58 +166,82 @@ def _bounded(one: Mapping[str, str] | None, declared: int) -> bool | None:
 # -- what stays hidden ----------------------------------------------------------------------------------------------
 
 
-def _masks_hold(seen: Seen, context: Context) -> bool | None:
-    masks = seen.get("masks")
-    return every([number(count) == 0 for count in masks.values()] or [True]) if masks is not None else None
-
-
-def _masks_seen(seen: Seen) -> str:
-    shown = [name for name, count in seen.get("masks", {}).items() if count != "0"]
-    return f"content in /{', /'.join(shown)}" if shown else "nothing in any" if "masks" in seen else ""
+def masked_paths(seen: Seen, context: Context) -> Answer:
+    """How much each path shows once what hides it is taken off, if it can be."""
+    masks, expected = seen.get("masks"), "nothing in any"
+    if masks is None:
+        return Comparison(expected)
+    shown = [name for name, count in masks.items() if count != "0"]
+    holds = every([number(count) == 0 for count in masks.values()] or [True])
+    return Comparison(expected, f"content in /{', /'.join(shown)}" if shown else expected, holds)
 
 
 def _no_masks(strong: Seen, weak: Seen, context: Context) -> str | None:
-    both = (strong, weak)
-    if context.gvisor and all(_masks_hold(seen, context) for seen in both):
+    found = [seen["masks"] for seen in (strong, weak) if "masks" in seen]
+    if len(found) == 2 and context.gvisor and all(number(count) == 0 for masks in found for count in masks.values()):
         return "gVisor's own kernel shows nothing of the host's"
-    return "this kernel shows none of them" if all("masks" in seen and not seen["masks"] for seen in both) else None
+    return "this kernel shows none of them" if len(found) == 2 and not any(found) else None
 
 
 # -- devices, descriptors, sockets ----------------------------------------------------------------------------------
 
 
-def _null_seen(seen: Seen) -> str:
-    null = seen.get("null", {})
-    return f"{null.get('kind')} {null.get('major')}:{null.get('minor')}" if null.get("look") == "ok" else ""
+def devices(seen: Seen, context: Context) -> Answer:
+    """What lies in /dev beside what every container has."""
+    hosts = [device.target or device.source for device in context.spec.devices]
+    found, count = (
+        {f"/dev/{name}" for name in seen.get("devices", {}) if name != "count"},
+        value(seen, "devices", "count"),
+    )
+    answer = _none_but(hosts, found, GVISOR if context.gvisor else ())
+    shown = answer.seen if found or count == "0" else f"{count} without a name" if count else ""
+    holds = None if number(count) is None else len(found) == number(count) and answer.holds
+    return structs.replace(answer, seen=shown, holds=holds)
 
 
-def _devices(seen: Seen) -> set[str]:
-    return {f"/dev/{name}" for name in seen.get("devices", {}) if name != "count"}
+def null_device(seen: Seen, context: Context) -> Answer:
+    """Its kind and numbers."""
+    null, expected = seen.get("null", {}), "character 1:3"
+    if null.get("look") != "ok":
+        return Comparison(expected)
+    shown = f"{null.get('kind')} {null.get('major')}:{null.get('minor')}"
+    return Comparison(expected, shown, shown == expected)
 
 
-def _hosts(context: Context) -> list[str]:
-    return [device.target or device.source for device in context.spec.devices]
+def _counted(seen: Seen, probe: str, key: str, names: Iterable[str]) -> Comparison:
+    """None may be there: how many are, and their names."""
+    count = value(seen, probe, key)
+    holds = None if number(count) is None else number(count) == 0
+    return Comparison("none", ", ".join(names) or ("none" if count == "0" else ""), holds)
 
 
-def _devices_hold(seen: Seen, context: Context) -> bool | None:
-    count = number(value(seen, "devices", "count"))
-    if count is None:
-        return None
-    own = GVISOR if context.gvisor else frozenset()
-    return len(_devices(seen)) == count and _devices(seen) <= {*_hosts(context)} | own
+def descriptors(seen: Seen, context: Context) -> Answer:
+    """Directories among what the program was started with."""
+    return _counted(seen, "descriptors", "directories", filter(None, [value(seen, "descriptors", "directory")]))
 
 
-def _devices_seen(seen: Seen) -> str:
-    count = value(seen, "devices", "count")
-    return ", ".join(sorted(_devices(seen))) or ("none" if count == "0" else f"{count} without a name" if count else "")
-
-
-def _count(seen: Seen, probe: str, key: str) -> bool | None:
-    found = number(value(seen, probe, key))
-    return found == 0 if found is not None else None
+def engine_sockets(seen: Seen, context: Context) -> Answer:
+    """Those that engines listen on, by path."""
+    return _counted(seen, "engines", "count", (path for key, path in seen.get("engines", {}).items() if key != "count"))
 
 
 # -- whether the user can use a memory filesystem that is declared to be its own or everybody's ------------------------
+
+
+def tmpfs_mode(seen: Seen, context: Context) -> Answer:
+    """Whether the user can make files where the declared mode and owner let it."""
+    usable = _usable(context)
+    if not usable:
+        return "none declares a mode that lets the user write"
+    # how making a file in each ended: from what was tried for its size, or to run it
+    uses = {one.get("path", ""): one.get("copy", "") for one in numbered(seen, "execution")}
+    uses |= {path: one["take"] for path, one in _sizes(seen).items() if one.get("take")}
+    closed = {path: fails(how, "EACCES", "EPERM") for path, how in uses.items()}
+    return Comparison(
+        f"a file can be made in {', '.join(usable)}",
+        "; ".join(f"{path}: {'no' if shut else 'a'} file could be made" for path, shut in closed.items()),
+        every(None if uses.get(path, "") in UNKNOWN else not closed[path] for path in usable),
+    )
 
 
 def _usable(context: Context) -> list[str]:
@@ -176,140 +258,35 @@ def _usable(context: Context) -> list[str]:
     return found
 
 
-def _uses(seen: Seen) -> dict[str, str]:
-    """How making a file in each ended: from what was tried for its size, or to run it."""
-    made = {one.get("path", ""): one.get("copy", "") for one in numbered(seen, "execution")}
-    return made | {path: one["take"] for path, one in _sizes(seen).items() if one.get("take")}
-
-
 CONTROLS = (
+    Control("root", "The root filesystem is read-only", root),
     Control(
-        id="root",
-        title="The root filesystem is read-only",
-        applies=lambda context: None if context.spec.read_only else "the profile leaves the root writable",
-        expected=lambda context: "ro; no file could be made",
-        seen=lambda seen: (
-            f"{_root_options(seen)[0]}; {results(seen['root'])}" if "root" in seen and _listed(seen) else ""
-        ),
-        holds=lambda seen, context: (
-            "ro" in _root_options(seen) and not any(how == "ok" and at != "dev" for at, how in seen["root"].items())
-            if seen.get("root") and _listed(seen)
-            else None
-        ),
-    ),
-    Control(
-        id="writable-mounts",
-        title="Only declared mounts can be written",
-        expected=lambda context: f"none but {', '.join(sorted(_declared(context)))}" if _declared(context) else "none",
-        seen=lambda seen: (", ".join(sorted(_writable(seen))) or "none") if _listed(seen) else "",
-        holds=lambda seen, context: (
-            _writable(seen) <= _declared(context) | (set() if context.spec.read_only else _OWN)
-            if _listed(seen)
-            else None
-        ),
+        "writable-mounts",
+        "Only declared mounts can be written",
+        writable_mounts,
         negative=lambda strong, weak, context: "/" in _writable(weak),
     ),
+    Control("noexec", "Nothing runs from memory filesystems", noexec),
+    Control("tmpfs-size", "Memory filesystems are bounded", tmpfs_size),
+    Control("propagation", "No mount is shared with the host", propagation),
+    Control("masked-paths", "Masked paths show nothing", masked_paths, moot=_no_masks),
     Control(
-        id="noexec",
-        title="Nothing runs from memory filesystems",
-        applies=lambda context: (
-            None if noexec_paths(context) else "the profile lets every memory filesystem run programs"
-        ),
-        expected=lambda context: f"refused in {', '.join(noexec_paths(context))}",
-        seen=lambda seen: "; ".join(f"{path}: {how}" for path, how in _runs(seen)),
-        holds=_noexec_holds,
+        "kernel-settings",
+        "The kernel's settings can't be written",
+        lambda seen, context: _calls_refused(seen, "closed", "none can be written"),
     ),
     Control(
-        id="tmpfs-size",
-        title="Memory filesystems are bounded",
-        applies=lambda context: None if tmpfs_sizes(context.spec) else "there is none",
-        expected=lambda context: "; ".join(f"{path}: {size} bytes" for path, size in tmpfs_sizes(context.spec).items()),
-        seen=lambda seen: "; ".join(
-            f"{path}: {number(one.get('bytes', ''))} bytes, one page more: {result(one.get('take', ''))}"
-            for path, one in _sizes(seen).items()
-        ),
-        holds=lambda seen, context: every(
-            _bounded(_sizes(seen).get(path), size) for path, size in tmpfs_sizes(context.spec).items()
-        ),
+        "mknod", "No device can be made", lambda seen, context: _calls_refused(seen, "mknod", "refused everywhere")
     ),
+    Control("devices", "Only declared host devices", devices),
+    Control("null-device", "/dev/null is the null device", null_device),
+    Control("descriptors", "No directory is left open", descriptors),
+    Control("engine-sockets", "No engine's socket can be reached", engine_sockets),
     Control(
-        id="propagation",
-        title="No mount is shared with the host",
-        applies=lambda context: "gVisor has no shared mounts" if context.gvisor else None,
-        expected=lambda context: "none",
-        seen=lambda seen: (", ".join(_shared(seen)) or "none") if _listed(seen) else "",
-        holds=lambda seen, context: not _shared(seen) if _listed(seen) else None,
-    ),
-    Control(
-        id="masked-paths",
-        title="Masked paths show nothing",
-        expected=lambda context: "nothing in any",
-        seen=_masks_seen,
-        holds=_masks_hold,
-        moot=_no_masks,
-    ),
-    Control(
-        id="kernel-settings",
-        title="The kernel's settings can't be written",
-        expected=lambda context: "none can be written",
-        seen=lambda seen: results(seen.get("closed", {})),
-        holds=lambda seen, context: none_worked(seen.get("closed", {}).values()),
-    ),
-    Control(
-        id="mknod",
-        title="No device can be made",
-        expected=lambda context: "refused everywhere",
-        seen=lambda seen: results(seen.get("mknod", {})),
-        holds=lambda seen, context: none_worked(seen.get("mknod", {}).values()),
-    ),
-    Control(
-        id="devices",
-        title="Only declared host devices",
-        expected=lambda context: f"none but {', '.join(_hosts(context))}" if _hosts(context) else "none",
-        seen=_devices_seen,
-        holds=_devices_hold,
-    ),
-    Control(
-        id="null-device",
-        title="/dev/null is the null device",
-        expected=lambda context: "character 1:3",
-        seen=_null_seen,
-        holds=lambda seen, context: (_null_seen(seen) == "character 1:3") if _null_seen(seen) else None,
-    ),
-    Control(
-        id="descriptors",
-        title="No directory is left open",
-        expected=lambda context: "none",
-        seen=lambda seen: (
-            value(seen, "descriptors", "directory")
-            or ("none" if value(seen, "descriptors", "directories") == "0" else "")
-        ),
-        holds=lambda seen, context: _count(seen, "descriptors", "directories"),
-    ),
-    Control(
-        id="engine-sockets",
-        title="No engine's socket can be reached",
-        expected=lambda context: "none",
-        seen=lambda seen: (
-            ", ".join(path for key, path in seen.get("engines", {}).items() if key != "count")
-            or ("none" if value(seen, "engines", "count") == "0" else "")
-        ),
-        holds=lambda seen, context: _count(seen, "engines", "count"),
-    ),
-    Control(
-        id="tmpfs-mode",
-        title="Memory filesystems have the declared mode",
+        "tmpfs-mode",
+        "Memory filesystems have the declared mode",
+        tmpfs_mode,
         exempt="a directory that is not to be written to would show nothing of this one",
-        applies=lambda context: None if _usable(context) else "none declares a mode that lets the user write",
-        expected=lambda context: f"a file can be made in {', '.join(_usable(context))}",
-        seen=lambda seen: "; ".join(
-            f"{path}: {'no' if fails(how, 'EACCES', 'EPERM') else 'a'} file could be made"
-            for path, how in _uses(seen).items()
-        ),
-        holds=lambda seen, context: every(
-            None if (how := _uses(seen).get(path, "")) in UNKNOWN else not fails(how, "EACCES", "EPERM")
-            for path in _usable(context)
-        ),
     ),
 )
 
@@ -318,10 +295,8 @@ CONTROLS = (
 
 TMPFS = 0x01021994  # statfs(2)'s number of a memory filesystem
 RAMFS = 0x858458F6
-
-
-def _secrets_apply(context: Context) -> str | None:
-    return None if context.spec.secrets else "the profile gives it no secrets"
+_KINDS = {TMPFS: "tmpfs", RAMFS: "ramfs"}
+_NO_SECRETS = "the profile gives it no secrets"
 
 
 def _secrets(seen: Seen) -> list[Mapping[str, str]]:
@@ -336,37 +311,74 @@ def _each(seen: Seen, context: Context, closed: Callable[[Mapping[str, str]], bo
     return every([*map(closed, found), *([] if listed else [None])])
 
 
-def _expected_of(context: Context, name: str) -> tuple[int, int | None]:
-    """The declared mode and owner of a secret's file; the closed ones for a stranger's."""
+def secrets_mode(seen: Seen, context: Context) -> Answer:
+    """Mode and owner of each file; a stranger's must be closed, too."""
+    if not context.spec.secrets:
+        return _NO_SECRETS
     user = number(context.spec.user.partition(":")[0])
-    for ref in context.spec.secrets:
-        if ref.file_name == name:
-            return ref.mode, ref.uid if ref.uid is not None else user
-    return 0o400, user
+    declared = {ref.file_name: (ref.mode, user if ref.uid is None else ref.uid) for ref in context.spec.secrets}
+
+    def closed(one: Mapping[str, str]) -> bool | None:
+        mode, owner = one.get("mode", ""), number(one.get("uid", ""))
+        if owner is None or not mode or set(mode) - set("01234567"):
+            return None
+        allowed, whose = declared.get(one.get("name", ""), (0o400, user))  # a stranger's is to be closed
+        return int(mode, 8) & ~allowed == 0 and whose in (None, owner)
+
+    return Comparison(
+        ", ".join(
+            f"{ref.file_name}: {ref.mode:04o}, owner {declared[ref.file_name][1]}" for ref in context.spec.secrets
+        ),
+        ", ".join(
+            f"{one.get('name')}: {one.get('mode', '').zfill(4)}, owner {one.get('uid')}" for one in _secrets(seen)
+        ),
+        _each(seen, context, closed),
+    )
 
 
-def _closed(one: Mapping[str, str], context: Context) -> bool | None:
-    mode, owner = one.get("mode", ""), number(one.get("uid", ""))
-    if owner is None or not mode or set(mode) - set("01234567"):
-        return None
-    allowed, user = _expected_of(context, one.get("name", ""))
-    return int(mode, 8) & ~allowed == 0 and (user is None or owner == user)
+def secrets_memory(seen: Seen, context: Context) -> Answer:
+    """The kind of file system of each."""
+    if not context.spec.secrets:
+        return _NO_SECRETS
+    found = ((one.get("name"), number(one.get("magic", "")) or 0) for one in _secrets(seen))
+    shown = (f"{name}: {_KINDS.get(magic, f'file system {magic:#x}')}" for name, magic in found)
+    return Comparison(
+        "tmpfs", ", ".join(shown), _each(seen, context, lambda one: number(one.get("magic", "")) in _KINDS)
+    )
 
 
-def _memory_seen(seen: Seen) -> str:
-    kinds = {TMPFS: "tmpfs", RAMFS: "ramfs"}
-    shown = ((one.get("name"), number(one.get("magic", ""))) for one in _secrets(seen))
-    return ", ".join(f"{name}: {kinds.get(magic or 0, f'file system {magic or 0:#x}')}" for name, magic in shown)
-
-
-def _environment_seen(seen: Seen) -> str:
+def secrets_environment(seen: Seen, context: Context) -> Answer:
+    """Whether their values are in the environment or the arguments."""
+    if not context.spec.secrets:
+        return _NO_SECRETS
     found = [one for one in _secrets(seen) if "environ" in one]
     held = [one.get("name", "") for one in found if "yes" in (one.get("environ"), one.get("arguments"))]
-    return f"{', '.join(held)} in them" if held else "in neither" if found else ""
+
+    def absent(one: Mapping[str, str]) -> bool | None:
+        """One that can't be read, or has no more than three bytes, can't be looked for."""
+        return {one.get("environ"), one.get("arguments")} == {"no"} if "environ" in one else None
+
+    shown = f"{', '.join(held)} in them" if held else "in neither" if found else ""
+    return Comparison("in neither", shown, _each(seen, context, absent))
 
 
-def _git_applies(context: Context) -> str | None:
-    return None if git_path(context) else "no directory of the host's is writable as its workspace"
+def git_moved(seen: Seen, context: Context) -> Answer:
+    """Moving it out of the way."""
+    how = value(seen, "git", "move")
+    stays = None if how in UNKNOWN or fails(how, "ENOENT") else fails(how, "EBUSY", "EROFS", "EACCES", "EPERM", "EXDEV")
+    return _git(seen, context, "EBUSY", how, stays)
+
+
+def git_written(seen: Seen, context: Context) -> Answer:
+    """Writing into it."""
+    how = value(seen, "git", "write")
+    return _git(seen, context, "EROFS", how, none_worked([how]))
+
+
+def _git(seen: Seen, context: Context, expected: str, how: str, holds: bool | None) -> Answer:
+    if not git_path(context):
+        return "no directory of the host's is writable as its workspace"
+    return Comparison(expected, result(how) if "git" in seen else "", holds)
 
 
 def _git_absent(strong: Seen, weak: Seen, context: Context) -> str | None:
@@ -374,60 +386,9 @@ def _git_absent(strong: Seen, weak: Seen, context: Context) -> str | None:
 
 
 FILES = (
-    Control(
-        id="secrets-mode",
-        title="Secrets belong to the user alone",
-        applies=_secrets_apply,
-        expected=lambda context: ", ".join(
-            f"{ref.file_name}: {ref.mode:04o}, owner {_expected_of(context, ref.file_name)[1]}"
-            for ref in context.spec.secrets
-        ),
-        seen=lambda seen: ", ".join(
-            f"{one.get('name')}: {one.get('mode', '').zfill(4)}, owner {one.get('uid')}" for one in _secrets(seen)
-        ),
-        holds=lambda seen, context: _each(seen, context, lambda one: _closed(one, context)),
-    ),
-    Control(
-        id="secrets-memory",
-        title="Secrets lie in memory",
-        applies=_secrets_apply,
-        expected=lambda context: "tmpfs",
-        seen=_memory_seen,
-        holds=lambda seen, context: _each(seen, context, lambda one: number(one.get("magic", "")) in (TMPFS, RAMFS)),
-    ),
-    Control(
-        id="secrets-environment",
-        title="Secrets are in no environment",
-        applies=_secrets_apply,
-        expected=lambda context: "in neither",
-        seen=_environment_seen,
-        # one that can't be read, or has no more than three bytes, can't be looked for
-        holds=lambda seen, context: _each(
-            seen,
-            context,
-            lambda one: {one.get("environ"), one.get("arguments")} == {"no"} if "environ" in one else None,
-        ),
-    ),
-    Control(
-        id="git-moved",
-        title="The workspace's .git can't be moved",
-        applies=_git_applies,
-        expected=lambda context: "EBUSY",
-        seen=lambda seen: result(value(seen, "git", "move")) if "git" in seen else "",
-        holds=lambda seen, context: (
-            None
-            if (how := value(seen, "git", "move")) in UNKNOWN or fails(how, "ENOENT")
-            else fails(how, "EBUSY", "EROFS", "EACCES", "EPERM", "EXDEV")
-        ),
-        moot=_git_absent,
-    ),
-    Control(
-        id="git-written",
-        title="The workspace's .git can't be written",
-        applies=_git_applies,
-        expected=lambda context: "EROFS",
-        seen=lambda seen: result(value(seen, "git", "write")) if "git" in seen else "",
-        holds=lambda seen, context: none_worked([value(seen, "git", "write")]),
-        moot=_git_absent,
-    ),
+    Control("secrets-mode", "Secrets belong to the user alone", secrets_mode),
+    Control("secrets-memory", "Secrets lie in memory", secrets_memory),
+    Control("secrets-environment", "Secrets are in no environment", secrets_environment),
+    Control("git-moved", "The workspace's .git can't be moved", git_moved, moot=_git_absent),
+    Control("git-written", "The workspace's .git can't be written", git_written, moot=_git_absent),
 )

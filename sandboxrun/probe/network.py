@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from sandboxrun.data import Data
 from sandboxrun.probe.verdicts import (
     OUTCOME,
     UNKNOWN,
+    Answer,
+    Comparison,
     Context,
     Control,
     Seen,
@@ -36,22 +38,6 @@ NO_ROUTE = ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EAC
 _JOINS = "it joins networks without a gateway: it reaches whatever those reach"
 
 
-def _applies(context: Context) -> str | None:
-    return None if context.spec.egress is not None else _JOINS
-
-
-def _neighbours_apply(context: Context) -> str | None:
-    if context.spec.egress is not None:
-        return None
-    open_ = [
-        key
-        for key in context.spec.networks
-        if (net := context.networks.get(key)) is None
-        or net.driver_opts.get("com.docker.network.bridge.enable_icc") != "false"
-    ]
-    return f"the profile lets sandboxes on {', '.join(open_)} reach each other" if open_ else None
-
-
 def _no_network(strong: Seen, weak: Seen, context: Context) -> str | None:
     """gVisor can be set up so that no sandbox has a network, whatever the engine gives it."""
     none = all(
@@ -61,25 +47,17 @@ def _no_network(strong: Seen, weak: Seen, context: Context) -> str | None:
     return "the runtime gives no sandbox a network, not even the weak one" if none else None
 
 
-def _reached(probe: str, seen: Seen) -> list[str]:
-    """The addresses that answered, be it with a refusal: whoever refuses is there."""
-    return [key for key, how in seen.get(probe, {}).items() if how == "ok" or fails(how, "ECONNREFUSED", "ECONNRESET")]
-
-
-def _reached_seen(probe: str, seen: Seen) -> str:
-    if probe not in seen:
-        return ""
-    reached = {key: seen[probe][key] for key in _reached(probe, seen)}
-    tried = f"{len(seen[probe])} tried"
-    return f"{results(reached)} ({tried})" if reached else f"none answered ({tried})"
-
-
-def _names_hold(seen: Seen, context: Context) -> bool | None:
-    servers = list(numbered(seen, "resolver"))
-    if not servers or number(value(seen, "resolvers", "count")) != len(servers):
-        return None
-    gateway = value(seen, OUTCOME, "gateway") or context.gateway
-    return not any(_knows_the_outside(server, gateway) for server in servers)
+def name_servers(seen: Seen, context: Context) -> Answer:
+    """What each name server that the sandbox has says of a name outside."""
+    if context.spec.egress is None:
+        return _JOINS
+    servers, gateway = list(numbered(seen, "resolver")), value(seen, OUTCOME, "gateway") or context.gateway
+    all_told = servers and number(value(seen, "resolvers", "count")) == len(servers)
+    return Comparison(
+        "no answer, but the gateway's own" if context.gateway else "no answer",
+        "; ".join(f"{server.get('server')}: {_answer(server)}" for server in servers),
+        not any(_knows_the_outside(server, gateway) for server in servers) if all_told else None,
+    )
 
 
 def _knows_the_outside(server: Mapping[str, str], gateway: str | None) -> bool:
@@ -101,49 +79,50 @@ def _answer(server: Mapping[str, str]) -> str:
     return {"2": "can't tell", "3": "no such name", "5": "refused"}.get(code, f"code {code}")
 
 
-def _route_control(id: str, probe: str, title: str) -> Control:
-    return Control(
-        id=id,
-        title=title,
-        applies=_applies,
-        expected=lambda context: "no route, or none that leads anywhere",
-        seen=lambda seen: results(seen.get(probe, {})),
-        holds=lambda seen, context: every(
-            None if how in UNKNOWN else fails(how, *NO_ROUTE) for how in seen.get(probe, {}).values()
-        ),
-        moot=_no_network,
-    )
+def _no_route(id: str, probe: str, title: str) -> Control:
+    def look(seen: Seen, context: Context) -> Answer:
+        if context.spec.egress is None:
+            return _JOINS
+        found = seen.get(probe, {})
+        holds = every(None if how in UNKNOWN else fails(how, *NO_ROUTE) for how in found.values())
+        return Comparison("no route, or none that leads anywhere", results(found), holds)
+
+    return Control(id, title, look, moot=_no_network)
 
 
-def _reach_control(id: str, probe: str, title: str, applies: Callable[[Context], str | None]) -> Control:
-    return Control(
-        id=id,
-        title=title,
-        applies=applies,
-        expected=lambda context: "none answers",
-        seen=lambda seen: _reached_seen(probe, seen),
-        holds=lambda seen, context: not _reached(probe, seen) if probe in seen else None,
-        moot=_no_network,
-    )
+def _none_answers(seen: Seen, probe: str) -> Comparison:
+    """Whoever answers is there, be it with a refusal."""
+    if probe not in seen:
+        return Comparison("none answers")
+    found, tried = seen[probe], f"{len(seen[probe])} tried"
+    reached = {key: how for key, how in found.items() if how == "ok" or fails(how, "ECONNREFUSED", "ECONNRESET")}
+    shown = f"{results(reached)} ({tried})" if reached else f"none answered ({tried})"
+    return Comparison("none answers", shown, not reached)
+
+
+def neighbours(seen: Seen, context: Context) -> Answer:
+    """Which of the other sandboxes answer."""
+    found = {key: context.networks.get(key) for key in context.spec.networks} if context.spec.egress is None else {}
+    icc = "com.docker.network.bridge.enable_icc"
+    open_ = [key for key, net in found.items() if net is None or net.driver_opts.get(icc) != "false"]
+    if open_:
+        return f"the profile lets sandboxes on {', '.join(open_)} reach each other"
+    return _none_answers(seen, "neighbours")
 
 
 CONTROLS = (
-    _route_control("routes", "routes", "No route outside"),
-    _route_control("routes-ipv6", "routes6", "No route outside by IPv6"),
-    _route_control("metadata", "metadata", "The cloud's metadata can't be reached"),
-    _route_control("private-addresses", "private", "Private addresses can't be reached"),
-    _reach_control("host", "hosts", "The host's own addresses can't be reached", _applies),
-    _reach_control("neighbours", "neighbours", "Other sandboxes can't be reached", _neighbours_apply),
+    _no_route("routes", "routes", "No route outside"),
+    _no_route("routes-ipv6", "routes6", "No route outside by IPv6"),
+    _no_route("metadata", "metadata", "The cloud's metadata can't be reached"),
+    _no_route("private-addresses", "private", "Private addresses can't be reached"),
     Control(
-        id="names",
-        title="No name server answers for the outside",
-        applies=_applies,
-        expected=lambda context: "no answer, but the gateway's own" if context.gateway else "no answer",
-        seen=lambda seen: "; ".join(
-            f"{server.get('server')}: {_answer(server)}" for server in numbered(seen, "resolver")
-        ),
-        holds=_names_hold,
+        "host",
+        "The host's own addresses can't be reached",
+        lambda seen, context: _JOINS if context.spec.egress is None else _none_answers(seen, "hosts"),
+        moot=_no_network,
     ),
+    Control("neighbours", "Other sandboxes can't be reached", neighbours, moot=_no_network),
+    Control("names", "No name server answers for the outside", name_servers),
 )
 
 
@@ -347,12 +326,6 @@ def _held(one: Mapping[str, str], seen: Seen) -> bool | None:
     return False if _passed(one, seen) else _refused(one)
 
 
-def _all_refused(group: str, seen: Seen, context: Context) -> bool | None:
-    expected = {request.name for request in requests(context) if request.group == group}
-    found = {one.get("name", ""): one for one in _answers(seen, group)}
-    return every(_held(found[name], seen) if name in found else None for name in expected)
-
-
 def _let_through(strong: Seen, weak: Seen, context: Context) -> bool:
     """Whether what the rules allow was let pass, in each protocol that was used: as seen, or as recorded."""
     expected = [request.name for request in requests(context) if request.group == ALLOWED]
@@ -376,29 +349,31 @@ def _shown(one: Mapping[str, str], seen: Seen) -> str:
     return f"{len(answer)} bytes came back" if answer else "no answer"
 
 
-def _asked_seen(group: str, seen: Seen) -> str:
-    found = _answers(seen, group)
-    odd = [f"{one.get('name', '').partition(' ')[2]}: {_shown(one, seen)}" for one in found if not _held(one, seen)]
-    return "; ".join(odd) or (f"all {len(found)} refused" if found else "")
-
-
-def _asked(group: str, context: Context) -> str | None:
-    egress = context.spec.egress
-    if egress is None or not egress.has_gateway:
-        return "it has no gateway"
-    if any(request.group == group for request in requests(context)):
-        return None
-    return "egress: open lets every public host through" if egress.mode != ALLOW else "the list leaves none over"
-
-
 def _asking(group: str, title: str) -> Control:
+    def look(seen: Seen, context: Context) -> Answer:
+        egress = context.spec.egress
+        if egress is None or not egress.has_gateway:
+            return "it has no gateway"
+        asked = {request.name for request in requests(context) if request.group == group}
+        if not asked:
+            return (
+                "egress: open lets every public host through" if egress.mode != ALLOW else "the list leaves none over"
+            )
+        answers = _answers(seen, group)
+        odd = [
+            f"{one.get('name', '').partition(' ')[2]}: {_shown(one, seen)}" for one in answers if not _held(one, seen)
+        ]
+        found = {one.get("name", ""): one for one in answers}
+        return Comparison(
+            "each refused",
+            "; ".join(odd) or (f"all {len(answers)} refused" if answers else ""),
+            every(_held(found[name], seen) if name in found else None for name in asked),
+        )
+
     return Control(
-        id=f"gateway-{group}",
-        title=title,
-        applies=lambda context: _asked(group, context),
-        expected=lambda context: "each refused",
-        seen=lambda seen: _asked_seen(group, seen),
-        holds=lambda seen, context: _all_refused(group, seen, context),
+        f"gateway-{group}",
+        title,
+        look,
         negative=_let_through,
         undecided="nor was any listed host let through: does the engine's name server answer?",
     )

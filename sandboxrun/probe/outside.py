@@ -14,8 +14,19 @@ from sandboxrun.backend.base import Accounts, EngineTerms
 from sandboxrun.data import Data
 from sandboxrun.errors import few, shown
 from sandboxrun.plan.changes import Difference
+from sandboxrun.probe import filesystem
 from sandboxrun.probe.privilege import allowed, names
-from sandboxrun.probe.verdicts import GVISOR, NOTHING, Finding, Verdict, mounted_at
+from sandboxrun.probe.verdicts import (
+    GVISOR,
+    NOTHING,
+    Answer,
+    Comparison,
+    Finding,
+    bits,
+    first_number,
+    mounted_at,
+    quota,
+)
 from sandboxrun.spec import forms
 from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.privilege import DEFAULT_CAPABILITIES
@@ -26,7 +37,6 @@ from sandboxrun.spec.types import format_size, freeze
 
 NAMESPACES = ("pid", "mnt", "net", "ipc", "uts", "cgroup")
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-UNLIMITED = 2**60  # bytes; cgroup v1 writes "no limit" as the largest number of whole pages
 
 
 class Process(Data):
@@ -164,24 +174,6 @@ def inside(number: int, id_map: str) -> int | None:
     return None
 
 
-def mask_of(status: Mapping[str, str], field: str) -> int | None:
-    """A set of capabilities as its bits."""
-    try:
-        return int(status.get(field, ""), 16)
-    except ValueError:
-        return None
-
-
-def first_number(text: str) -> int | None:
-    """The number that a cgroup file begins with; -1 for `max`, and for what is as good as none."""
-    word = (text.split() or [""])[0]
-    if word == "max":
-        return -1
-    if not word.removeprefix("-").isdigit():
-        return None
-    return -1 if int(word) >= UNLIMITED else int(word)
-
-
 def listed(words: Iterable[str], most: int = 8) -> str:
     """Some words, and how many more there are."""
     return few(dict.fromkeys(words), most)
@@ -203,15 +195,6 @@ class Looked(Data):
     volumes: frozenset[str] = frozenset()
 
 
-class Comparison(Data):
-    """What was expected and seen; `holds` None: it could not be told, and `note` says why."""
-
-    expected: str
-    seen: str
-    holds: bool | None
-    note: str = ""
-
-
 class Check(Data, kw_only=False):
     """One thing that is looked at. `parts` are what it reads, by their names in `Outside.unread`; `kernel`: it reads
     what the host's kernel says of the processes, which means nothing where another kernel runs them. `look` gives the
@@ -220,7 +203,7 @@ class Check(Data, kw_only=False):
     id: str
     title: str
     parts: tuple[str, ...]
-    look: Callable[[Looked], Comparison | str]
+    look: Callable[[Looked], Answer]
     kernel: bool = True
 
 
@@ -229,38 +212,17 @@ def findings(
 ) -> tuple[Finding, ...]:
     """One finding a check, in their order; `fields` are the engine's own names of the checks."""
     return tuple(
-        Finding(
-            sandbox=sandbox,
-            control=check.id,
-            title=check.title,
-            field=fields.get(check.id, ""),
-            expected=answer.expected,
-            seen=answer.seen,
-            verdict=verdict,
-            note=answer.note,
-        )
-        for check in checks
-        for verdict, answer in (_answer(looked, check),)
+        Finding.of(sandbox, check.id, check.title, fields.get(check.id, ""), _answer(looked, check)) for check in checks
     )
 
 
-def _answer(looked: Looked, check: Check) -> tuple[Verdict, Comparison]:
+def _answer(looked: Looked, check: Check) -> Answer:
     if check.kernel and (looked.spec.runtime or "").startswith(GVISOR):
-        return Verdict.NOT_APPLICABLE, Comparison(expected="", seen="", holds=None, note=SENTRY)
+        return SENTRY
     unread = [looked.outside.unread[part] for part in check.parts if part in looked.outside.unread]
     if "processes" in check.parts and not looked.outside.processes:
         unread.append("no process of it was seen")
-    if unread:
-        return Verdict.INCONCLUSIVE, Comparison(expected="", seen="not read", holds=None, note=unread[0])
-    answer = check.look(looked)
-    if isinstance(answer, str):
-        return Verdict.NOT_APPLICABLE, Comparison(expected="", seen="", holds=None, note=answer)
-    return verdict_of(answer.holds), answer
-
-
-def verdict_of(holds: bool | None) -> Verdict:
-    """Of whether something holds; None: it could not be told."""
-    return {True: Verdict.HOLDS, False: Verdict.FAILS, None: Verdict.INCONCLUSIVE}[holds]
+    return Comparison(seen="not read", note=unread[0]) if unread else check.look(looked)
 
 
 # -- What the engine shows of a running sandbox, option by option, against what is declared. Pure
@@ -285,31 +247,18 @@ def options(
         text = shown(value, sensitive)
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
-    found = tuple(
-        Finding(
-            sandbox=sandbox,
-            control=f"option {one.key}",
-            title=f"{one.key} is as declared",
-            field=terms.options[one.key],
-            expected=short(one.after),
-            seen=short(one.before),
-            verdict=Verdict.FAILS,
-            note=DRIFT if one.drift or not applied else STALE,
-        )
-        for one in differences
-        if one.key in terms.options
-    )
-    return found or (
-        Finding(
-            sandbox=sandbox,
-            control="options",
-            title="the engine shows every option as declared",
-            field=terms.checks.get("options", ""),
-            expected="as declared",
-            seen=f"{terms.shown} options as declared",
-            verdict=Verdict.HOLDS,
-        ),
-    )
+    found = []
+    for one in differences:
+        if one.key in terms.options:
+            note = DRIFT if one.drift or not applied else STALE
+            answer = Comparison(short(one.after), short(one.before), False, note)
+            title = f"{one.key} is as declared"
+            found.append(Finding.of(sandbox, f"option {one.key}", title, terms.options[one.key], answer))
+    if not found:
+        answer = Comparison("as declared", f"{terms.shown} options as declared", True)
+        title = "the engine shows every option as declared"
+        found = [Finding.of(sandbox, "options", title, terms.checks.get("options", ""), answer)]
+    return tuple(found)
 
 
 # -- Processes: who they are, what they may, what they see
@@ -318,11 +267,11 @@ OPEN = "declared open"
 _UNKNOWN_USER = "the declared user's number could not be looked up"
 
 
-def user(looked: Looked) -> Comparison | str:
+def user(looked: Looked) -> Answer:
     """All four user and group ids of every process."""
     accounts, outside = looked.accounts, looked.outside
     if accounts is None:
-        return Comparison(expected=looked.spec.user, seen="", holds=None, note=_UNKNOWN_USER)
+        return Comparison(looked.spec.user, note=_UNKNOWN_USER)
     wanted = {(accounts.uid, accounts.gid)}
     seen = {
         (inside(uid, outside.uid_map), inside(gid, outside.gid_map))
@@ -339,11 +288,11 @@ def user(looked: Looked) -> Comparison | str:
     )
 
 
-def groups(looked: Looked) -> Comparison | str:
+def groups(looked: Looked) -> Answer:
     """The supplementary groups: the user's own, and those that the profile or the image's /etc/group give."""
     accounts, outside = looked.accounts, looked.outside
     if accounts is None:
-        return Comparison(expected="", seen="", holds=None, note=_UNKNOWN_USER)
+        return Comparison(note=_UNKNOWN_USER)
     seen = {inside(gid, outside.gid_map) for process in outside.processes for gid in process.ids("Groups")}
     most = {accounts.gid, *accounts.groups}
     return Comparison(
@@ -354,13 +303,13 @@ def groups(looked: Looked) -> Comparison | str:
     )
 
 
-def capabilities(looked: Looked) -> Comparison | str:
+def capabilities(looked: Looked) -> Answer:
     """No set of any process has more than the profile leaves."""
     most = allowed(looked.spec.cap_add, looked.spec.cap_drop)
     held, incomplete = 0, False
     for process in looked.outside.processes:
         for field in SETS:
-            found = mask_of(process.status, field)
+            found = bits(process.status.get(field, ""))
             incomplete |= found is None
             held |= found or 0
     opened = [f"+{name}" for name in looked.spec.cap_add]
@@ -374,12 +323,12 @@ def capabilities(looked: Looked) -> Comparison | str:
     )
 
 
-def no_new_privileges(looked: Looked) -> Comparison | str:
+def no_new_privileges(looked: Looked) -> Answer:
     """No process can gain any by executing a file."""
     return _flag(looked, "NoNewPrivs", "1", "1", looked.spec.security_opt.get("no-new-privileges") != "true")
 
 
-def seccomp(looked: Looked) -> Comparison | str:
+def seccomp(looked: Looked) -> Answer:
     """A filter is on every process. What it holds only a probe from inside can tell."""
     return _flag(looked, "Seccomp", "2", "2 (filter)", looked.spec.security_opt.get("seccomp") == "unconfined")
 
@@ -395,7 +344,7 @@ def _flag(looked: Looked, field: str, wanted: str, expected: str, opened: bool) 
     return Comparison(expected=expected, seen=seen, holds=not without, note=note)
 
 
-def namespaces(looked: Looked) -> Comparison | str:
+def namespaces(looked: Looked) -> Answer:
     """None is shared with the host or with another sandbox."""
     shared, missing = [], []
     for process in looked.outside.processes:
@@ -409,23 +358,24 @@ def namespaces(looked: Looked) -> Comparison | str:
     if shared:
         return Comparison(expected=expected, seen=f"shared: {listed(shared)}", holds=False)
     if missing:
-        return Comparison(expected=expected, seen="", holds=None, note=f"unknown: {listed(missing)}")
+        return Comparison(expected=expected, note=f"unknown: {listed(missing)}")
     return Comparison(expected=expected, seen="its own", holds=True)
 
 
 # -- Limits: the files of its cgroup, of version 1 and 2, and its ulimits
 
 _NO_LIMIT = "no limit"
+_ROUNDED = 1e-5  # of CPUs: the kernel counts whole microseconds of a tenth of a second
 # What every container may have: null, zero, full, random, urandom, tty, console, ptmx, pts, and net/tun by older runc.
 _COMMON = frozenset({"1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2", "136:*", "10:200"})
 
 
-def memory(looked: Looked) -> Comparison | str:
+def memory(looked: Looked) -> Answer:
     """The hard limit."""
     return _most(looked, "memory", looked.spec.mem_limit or -1, format_size)
 
 
-def swap(looked: Looked) -> Comparison | str:
+def swap(looked: Looked) -> Answer:
     """What it may swap: version 1 counts memory and swap together, version 2 swap alone."""
     spec = looked.spec
     both = spec.mem_limit or -1 if spec.memswap_limit is None else spec.memswap_limit or -1
@@ -433,48 +383,37 @@ def swap(looked: Looked) -> Comparison | str:
     return _most(looked, "swap", both - spec.mem_limit if alone and both > 0 else both, format_size)
 
 
-def pids(looked: Looked) -> Comparison | str:
+def pids(looked: Looked) -> Answer:
     """Processes and threads, in all."""
     return _most(looked, "pids", looked.spec.pids_limit or -1, str)
 
 
-def _most(looked: Looked, name: str, declared: int, show: Callable[[int], str]) -> Comparison:
-    found = first_number(looked.outside.cgroup.get(name, ""))
+def cpus(looked: Looked) -> Answer:
+    """CPU time: how much of each period."""
+    return _most(looked, "cpu", looked.spec.cpus or -1, "{:g}".format)
+
+
+def _most(looked: Looked, name: str, declared: float, show: Callable[[Any], str]) -> Comparison:
+    found = (quota if name == "cpu" else first_number)(looked.outside.cgroup.get(name, ""))
     return Comparison(
         expected=_NO_LIMIT if declared < 0 else show(declared),
         seen="unknown" if found is None else _NO_LIMIT if found < 0 else show(found),
-        holds=None if found is None else declared < 0 or 0 <= found <= declared,
+        holds=None if found is None else declared < 0 or 0 <= found <= declared + _ROUNDED,
         note=f"{OPEN}: {_NO_LIMIT}" if declared < 0 else "",
     )
 
 
-def cpus(looked: Looked) -> Comparison | str:
-    """CPU time: how much of each period."""
-    declared = looked.spec.cpus
-    words = looked.outside.cgroup.get("cpu", "").split()
-    quota, period = (first_number(word) for word in (*words, "", "")[:2])
-    if quota is None or not period:
-        return Comparison(expected=f"{declared:g}", seen="unknown", holds=None)
-    found = 0.0 if quota < 0 else quota / period
-    return Comparison(
-        expected=f"{declared:g}" if declared else _NO_LIMIT,
-        seen=f"{found:g}" if found else _NO_LIMIT,
-        holds=not declared or 0 < found <= declared + 1 / period,  # the kernel counts whole microseconds
-        note="" if declared else f"{OPEN}: {_NO_LIMIT}",
-    )
-
-
-def cpuset(looked: Looked) -> Comparison | str:
+def cpuset(looked: Looked) -> Answer:
     """The CPUs it may run on."""
     if looked.spec.cpuset is None:
         return "the profile binds it to no CPUs"
     declared, found = looked.spec.cpuset, looked.outside.cgroup.get("cpuset", "").strip()
     if not found:
-        return Comparison(expected=declared, seen="unknown", holds=None)
+        return Comparison(expected=declared, seen="unknown")
     return Comparison(expected=declared, seen=found, holds=forms.cpu_numbers(found) <= forms.cpu_numbers(declared))
 
 
-def devices(looked: Looked) -> Comparison | str:
+def devices(looked: Looked) -> Answer:
     """The devices that it may open, beside those that every container has."""
     if looked.outside.cgroup_version == 2:
         return "cgroup v2 keeps them in a program of the kernel, not in a file: the probe from inside tries them"
@@ -494,7 +433,7 @@ def devices(looked: Looked) -> Comparison | str:
     )
 
 
-def ulimits(looked: Looked) -> Comparison | str:
+def ulimits(looked: Looked) -> Answer:
     """Each declared limit of the first process; processes can only lower them."""
     declared = {name: (limit.soft, limit.hard) for name, limit in looked.spec.ulimits.items()}
     if not declared:
@@ -518,7 +457,7 @@ def ulimits(looked: Looked) -> Comparison | str:
     )
 
 
-def oom(looked: Looked) -> Comparison | str:
+def oom(looked: Looked) -> Answer:
     """Not spared when the host runs out of memory."""
     declared, found = looked.spec.oom_score_adj, looked.outside.oom_score_adj
     return Comparison(
@@ -547,18 +486,18 @@ _FALLBACK = frozenset(
 )
 
 
-def root(looked: Looked) -> Comparison | str:
+def root(looked: Looked) -> Answer:
     """The root filesystem is mounted read-only where that is declared."""
     roots = [mount for mount in looked.outside.mounts if mount.target == "/"]
     if not roots:
-        return Comparison(expected="", seen="unknown", holds=None)
+        return Comparison(seen="unknown")
     seen = "writable" if roots[-1].writable else "read-only"
     if not looked.spec.read_only:
         return Comparison(expected="writable", seen=seen, holds=True, note=f"{OPEN}: read_only")
     return Comparison(expected="read-only", seen=seen, holds=not roots[-1].writable)
 
 
-def mounts(looked: Looked) -> Comparison | str:
+def mounts(looked: Looked) -> Answer:
     """Nothing is mounted but what is declared and what every container has; writable only where declared so."""
     declared = _declared(looked)
     found = {mount.target: mount for mount in looked.outside.mounts if not _engines_own(mount)}
@@ -584,15 +523,10 @@ def mounts(looked: Looked) -> Comparison | str:
 
 def _declared(looked: Looked) -> Mapping[str, bool]:
     """Where something is to be mounted, and whether it may be written to."""
-    spec = looked.spec
-    declared = {path: ",ro," not in f",{options}," for path, options in spec.tmpfs.items()}
-    declared |= {mount.target: not mount.read_only for mount in spec.volumes}
-    if spec.workspace is not None:
-        declared[spec.workspace.target] = spec.workspace.access != "ro"
-    declared |= {"/run/secrets": False} if spec.secrets else {}
-    declared |= {"/run/configs": False} if spec.configs else {}
-    declared |= {path: True for path in looked.volumes if path not in declared}
-    return {path.rstrip("/"): writable for path, writable in sorted(declared.items())}
+    found = filesystem.declared(looked.spec)
+    found |= {"/run/secrets": False} if looked.spec.secrets else {}
+    found |= {"/run/configs": False} if looked.spec.configs else {}
+    return dict(sorted({**dict.fromkeys((path.rstrip("/") for path in looked.volumes), True), **found}.items()))
 
 
 def _engines_own(mount: MountLine) -> bool:
@@ -618,7 +552,7 @@ def _said(mount: MountLine) -> str:
     return f"{mount.target} ({'writable' if mount.writable else 'read-only'}, {mount.type})"
 
 
-def propagation(looked: Looked) -> Comparison | str:
+def propagation(looked: Looked) -> Answer:
     """What is mounted inside never appears on the host."""
     shared = [m.target for m in looked.outside.mounts if any(peer.startswith("shared:") for peer in m.peers)]
     return Comparison(
@@ -628,7 +562,7 @@ def propagation(looked: Looked) -> Comparison | str:
     )
 
 
-def masked(looked: Looked) -> Comparison | str:
+def masked(looked: Looked) -> Answer:
     """The kernel's own files that tell of the host, or change it."""
     over = {mount.target: mount for mount in looked.outside.mounts}
     hidden, closed = (  # what is mounted over each of those that this host has
@@ -644,7 +578,7 @@ def masked(looked: Looked) -> Comparison | str:
     )
 
 
-def network(looked: Looked) -> Comparison | str:
+def network(looked: Looked) -> Answer:
     """No interface where it is to have none, and one where it has a gateway."""
     spec, outside = looked.spec, looked.outside
     interfaces = [name for name in outside.interfaces if name not in _FALLBACK]

@@ -10,7 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from sandboxrun.data import Data
-from sandboxrun.probe.verdicts import MISSING, REFUSED, UNKNOWN, Context, Control, Seen, every, number, results, value
+from sandboxrun.probe.verdicts import (
+    MISSING,
+    REFUSED,
+    UNKNOWN,
+    Answer,
+    Comparison,
+    Context,
+    Control,
+    Seen,
+    bits,
+    every,
+    number,
+    results,
+    value,
+)
 from sandboxrun.spec.option_types import CAPABILITIES
 from sandboxrun.spec.privilege import capabilities
 
@@ -35,6 +49,7 @@ def allowed(add: Iterable[str], drop: Iterable[str]) -> int:
 
 # -- Controls of privilege: who the sandbox's program is and what it may become. Pure
 
+OURS, DEBUG, ENGINE, OFF = "sandboxrun", "debug", "engine", "unconfined"  # seccomp profiles
 SETS = ("inheritable", "permitted", "effective", "bounding", "ambient")
 # The numbers of the namespaces that every kernel begins with (include/linux/proc_ns.h), but for those that vary.
 INITIAL = {"ipc": "4026531839", "uts": "4026531838", "pid": "4026531836", "cgroup": "4026531835"}
@@ -53,199 +68,145 @@ def _root(context: Context) -> str | None:
 # -- capabilities ---------------------------------------------------------------------------------------------------
 
 
-def _allowed(context: Context) -> int:
-    return allowed(context.spec.cap_add, context.spec.cap_drop)
-
-
-def _masks(seen: Seen) -> list[int | None]:
-    texts = (value(seen, "status", name) for name in SETS)
-    return [int(text, 16) if text and set(text) <= set("0123456789abcdef") else None for text in texts]
-
-
-def _capabilities_seen(seen: Seen) -> str:
-    masks = _masks(seen)
-    if None in masks[:-1]:
-        return ""
-    shown = {name: names(mask or 0) for name, mask in zip(SETS, masks, strict=True)}
-    return "; ".join(f"{name}: {', '.join(held)}" for name, held in shown.items() if held) or "none in any set"
-
-
-def _capabilities_hold(seen: Seen, context: Context) -> bool | None:
-    allowed, sets = _allowed(context), dict(zip(SETS, _masks(seen), strict=True))
-    if context.gvisor and sets["ambient"] is None:
+def capability_sets(seen: Seen, context: Context) -> Answer:
+    """All five sets of the process."""
+    if "ALL" in context.spec.cap_add:
+        return "the profile gives every capability"
+    most = allowed(context.spec.cap_add, context.spec.cap_drop)
+    sets = {name: bits(value(seen, "status", name)) for name in SETS}
+    shown = "; ".join(f"{name}: {', '.join(names(held))}" for name, held in sets.items() if held) or "none in any set"
+    if sets["ambient"] is None and context.gvisor:
         del sets["ambient"]  # its older versions show none, for they have none
-    return every(None if mask is None else mask & ~allowed == 0 for mask in sets.values())
+    return Comparison(
+        f"at most {', '.join(names(most))}" if most else "none in any set",
+        "" if None in [sets[name] for name in SETS[:-1]] else shown,
+        every(None if held is None else held & ~most == 0 for held in sets.values()),
+    )
 
 
 # -- the rest of /proc/self/status ----------------------------------------------------------------------------------
 
 
-def _nnp_applies(context: Context) -> str | None:
+def no_new_privileges(seen: Seen, context: Context) -> Answer:
+    """The flag of the process."""
+    shown = value(seen, "status", "no-new-privileges") or value(seen, "status", "no-new-privileges.asked")
+    return _privileges_kept(context) or Comparison("1", shown, shown == "1" if shown else None)
+
+
+def _privileges_kept(context: Context) -> str | None:
     off = context.spec.security_opt.get("no-new-privileges") == "false"
     return "the profile turns no-new-privileges off" if off else None
 
 
-def _nnp(seen: Seen) -> str:
-    return value(seen, "status", "no-new-privileges") or value(seen, "status", "no-new-privileges.asked")
+def _reported_for_all(strong: Seen, weak: Seen, context: Context) -> str | None:
+    other = no_new_privileges(weak, context)
+    said = context.gvisor and isinstance(other, Comparison) and other.holds
+    return "gVisor reports this for every sandbox, including the weak one" if said else None
 
 
-def _flag(key: str, wanted: str, seen: Seen) -> bool | None:
-    found = value(seen, "status", key)
-    return found == wanted if found else None
+def seccomp(seen: Seen, context: Context) -> Answer:
+    """Whether there is a filter; what it refuses, the controls of the kernel tell."""
+    if context.spec.security_opt.get("seccomp") == OFF:
+        return "the profile turns seccomp off"
+    found = value(seen, "status", "seccomp")
+    # gVisor's own kernel answers the calls: its user decides whether a filter runs first
+    return Comparison("2", found, found == "2" or (context.gvisor and found == "0") if found else None)
 
 
 def _ids(seen: Seen, key: str) -> set[int]:
     return {found for text in value(seen, "status", key).split() if (found := number(text)) is not None}
 
 
-def _user_expected(context: Context) -> str:
-    uid, gid = _account(context)
-    shown = (uid if uid is not None else "not 0", gid if gid is not None else "the image's")
-    return f"uid {shown[0]}, gid {shown[1]}"
+def _words(ids: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(ids)))
 
 
-def _user_seen(seen: Seen) -> str:
-    uids, gids = _ids(seen, "uid"), _ids(seen, "gid")
-    return f"uid {', '.join(map(str, sorted(uids)))}, gid {', '.join(map(str, sorted(gids)))}" if uids and gids else ""
-
-
-def _user_holds(seen: Seen, context: Context) -> bool | None:
+def user(seen: Seen, context: Context) -> Answer:
+    """All four user and group ids."""
+    if root := _root(context):
+        return root
     (uid, gid), uids, gids = _account(context), _ids(seen, "uid"), _ids(seen, "gid")
+    shown = ("not 0" if uid is None else uid, "the image's" if gid is None else gid)
+    expected = f"uid {shown[0]}, gid {shown[1]}"
     if not uids or not gids:
-        return None
-    return (uids == {uid} if uid is not None else 0 not in uids) and (gid is None or gids == {gid})
+        return Comparison(expected)
+    holds = (uids == {uid} if uid is not None else 0 not in uids) and (gid is None or gids == {gid})
+    return Comparison(expected, f"uid {_words(uids)}, gid {_words(gids)}", holds)
 
 
-def _groups(context: Context) -> set[int] | None:
-    """The groups it may have; None where the image's files say so."""
+def groups(seen: Seen, context: Context) -> Answer:
+    """The supplementary groups."""
     _, gid = _account(context)
-    added = [number(group) for group in context.spec.group_add]
-    return {gid, *added} - {None} if gid is not None and None not in added else None  # type: ignore[return-value]
-
-
-def _groups_apply(context: Context) -> str | None:
-    if _root(context) and _account(context)[1] is None:
+    declared = {gid, *map(number, context.spec.group_add)}
+    if _root(context) and gid is None:
         return "the profile runs it as root, with root's groups"
-    return "the profile gives it root's group" if 0 in (_groups(context) or ()) else None
-
-
-def _groups_hold(seen: Seen, context: Context) -> bool | None:
-    if not value(seen, "status", "uid"):
-        return None
-    allowed, found = _groups(context), _ids(seen, "groups")
-    return 0 not in found if allowed is None else found <= allowed
+    most = {group for group in declared if group is not None}
+    unknown = gid is None or None in declared  # the image's files say so
+    if 0 in most and not unknown:
+        return "the profile gives it root's group"
+    expected = "not root's (0)" if unknown else f"none but {_words(most)}"
+    found, listed = _ids(seen, "groups"), bool(value(seen, "status", "uid"))
+    holds = (0 not in found if unknown else found <= most) if listed else None
+    return Comparison(expected, _words(found) or ("none" if listed else ""), holds)
 
 
 # -- what it may become ---------------------------------------------------------------------------------------------
 
 
-def _setuid_holds(seen: Seen, context: Context) -> bool | None:
-    mode, owner = value(seen, "setuid", "mode"), value(seen, "setuid", "owner")
-    raised = number(value(seen, "raised", "uid"))
-    if raised is None or len(mode) != 4 or mode[0] not in "4567" or owner != "0":
-        return None
-    return raised in _ids(seen, "uid") and raised != 0
+def setuid(seen: Seen, context: Context) -> Answer:
+    """Whom root's file with the setuid bit runs as."""
+    if left_out := _privileges_kept(context) or _root(context):
+        return left_out
+    mode, owner, raised = value(seen, "setuid", "mode"), value(seen, "setuid", "owner"), value(seen, "raised", "uid")
+    ran, uid = len(mode) == 4 and mode[0] in "4567" and owner == "0", number(raised)
+    return Comparison(
+        "the caller's uid",
+        f"a file of root with mode {mode} ran as uid {raised}" if raised else "",
+        uid in _ids(seen, "uid") and uid != 0 if ran and uid is not None else None,
+    )
 
 
-def _namespaces_hold(seen: Seen, context: Context) -> bool | None:
+def namespaces(seen: Seen, context: Context) -> Answer:
+    """Their numbers, against the kernel's first ones and the host's."""
+    if context.gvisor:
+        return "gVisor's kernel has its own namespaces: none is the host's"
     host = {kind: f"{kind}:[{inode}]" for kind, inode in INITIAL.items()}
     host |= {kind: text for kind, text in context.host_namespaces.items() if kind not in ("user", "time")}
-    found = {kind: value(seen, "namespaces", kind) for kind in host}
-    return every(None if not text else text != host[kind] for kind, text in found.items())
+    found = seen.get("namespaces", {})
+    return Comparison(
+        "none is the host's",
+        ", ".join(f"{kind} {text.partition(':')[2]}" for kind, text in found.items()),
+        every(found[kind] != text if found.get(kind) else None for kind, text in host.items()),
+    )
 
 
 CONTROLS = (
+    Control("capabilities", "Only declared capabilities", capability_sets),
+    Control("no-new-privileges", "No new privileges", no_new_privileges, moot=_reported_for_all),
     Control(
-        id="capabilities",
-        title="Only declared capabilities",
-        applies=lambda context: "the profile gives every capability" if "ALL" in context.spec.cap_add else None,
-        expected=lambda context: (
-            f"at most {', '.join(names(_allowed(context)))}" if _allowed(context) else "none in any set"
-        ),
-        seen=_capabilities_seen,
-        holds=_capabilities_hold,
-    ),
-    Control(
-        id="no-new-privileges",
-        title="No new privileges",
-        applies=_nnp_applies,
-        expected=lambda context: "1",
-        seen=_nnp,
-        holds=lambda seen, context: _nnp(seen) == "1" if _nnp(seen) else None,
+        "seccomp",
+        "System calls are filtered",
+        seccomp,
+        negative=lambda strong, weak, context: value(weak, "status", "seccomp") == "0",
         moot=lambda strong, weak, context: (
-            "gVisor reports this for every sandbox, including the weak one"
-            if context.gvisor and _nnp(weak) == "1"
+            "gVisor's own kernel answers system calls, without a filter"
+            if value(strong, "status", "seccomp") == "0"
             else None
         ),
     ),
+    Control("user", "Runs as the declared user", user),
+    Control("groups", "No further groups", groups),
+    Control("setuid", "Setuid programs gain nothing", setuid),
     Control(
-        id="seccomp",
-        title="System calls are filtered",
-        applies=lambda context: (
-            "the profile turns seccomp off" if context.spec.security_opt.get("seccomp") == "unconfined" else None
-        ),
-        expected=lambda context: "2",
-        seen=lambda seen: value(seen, "status", "seccomp"),
-        # gVisor's own kernel answers the calls: its user decides whether a filter runs first
-        holds=lambda seen, context: (context.gvisor and _flag("seccomp", "0", seen)) or _flag("seccomp", "2", seen),
-        negative=lambda strong, weak, context: _flag("seccomp", "0", weak) is True,
-        moot=lambda strong, weak, context: (
-            "gVisor's own kernel answers system calls, without a filter" if _flag("seccomp", "0", strong) else None
-        ),
-    ),
-    Control(
-        id="user",
-        title="Runs as the declared user",
-        applies=_root,
-        expected=_user_expected,
-        seen=_user_seen,
-        holds=_user_holds,
-    ),
-    Control(
-        id="groups",
-        title="No further groups",
-        applies=_groups_apply,
-        expected=lambda context: (
-            "not root's (0)"
-            if (groups := _groups(context)) is None
-            else f"none but {', '.join(map(str, sorted(groups)))}"
-        ),
-        seen=lambda seen: (
-            ", ".join(map(str, sorted(_ids(seen, "groups")))) or ("none" if value(seen, "status", "uid") else "")
-        ),
-        holds=_groups_hold,
-    ),
-    Control(
-        id="setuid",
-        title="Setuid programs gain nothing",
-        applies=lambda context: _nnp_applies(context) or _root(context),
-        expected=lambda context: "the caller's uid",
-        seen=lambda seen: (
-            f"a file of root with mode {value(seen, 'setuid', 'mode')} ran as uid {raised}"
-            if (raised := value(seen, "raised", "uid"))
-            else ""
-        ),
-        holds=_setuid_holds,
-    ),
-    Control(
-        id="namespaces",
-        title="Its own namespaces",
+        "namespaces",
+        "Its own namespaces",
+        namespaces,
         exempt="no option shares them with the host; the host's own numbers are what they are compared with",
-        applies=lambda context: (
-            "gVisor's kernel has its own namespaces: none is the host's" if context.gvisor else None
-        ),
-        expected=lambda context: "none is the host's",
-        seen=lambda seen: ", ".join(
-            f"{kind} {text.partition(':')[2]}" for kind, text in seen.get("namespaces", {}).items()
-        ),
-        holds=_namespaces_hold,
     ),
 )
 
 
 # -- the kernel: system calls and families of sockets
-
-OURS, DEBUG, ENGINE, OFF = "sandboxrun", "debug", "engine", "unconfined"
 
 
 class Theme(Data):
@@ -349,7 +310,7 @@ def _items(theme: Theme, context: Context) -> tuple[str, ...]:
     """The attempts that must be refused: not those that a capability of the profile's opens."""
     which = profile(context)
     opened: set[str] = set()
-    for name in names(_allowed(context)):
+    for name in names(allowed(context.spec.cap_add, context.spec.cap_drop)):
         opened |= set(_OPENED.get(name, "").split())
         opened |= set(_OPENED_BY_ENGINE.get(name, "").split()) if which == ENGINE else set()
     return tuple(item for item in theme.items(which) if item not in opened)
@@ -382,15 +343,17 @@ def _control(theme: Theme) -> Control:
     def tried(seen: Seen, context: Context) -> list[str]:
         return [seen.get(theme.probe, {}).get(item, "") for item in _items(theme, context)]
 
+    def look(seen: Seen, context: Context) -> Answer:
+        return _applies(theme, context) or Comparison(
+            f"refused: {', '.join(_items(theme, context))}",
+            results(seen.get(theme.probe, {}), theme.items(OURS)) if theme.probe in seen else "",
+            every(None if how in UNKNOWN else how in REFUSED or how in MISSING for how in tried(seen, context)),
+        )
+
     return Control(
-        id=theme.id,
-        title=theme.title,
-        applies=lambda context: _applies(theme, context),
-        expected=lambda context: f"refused: {', '.join(_items(theme, context))}",
-        seen=lambda seen: results(seen.get(theme.probe, {}), theme.items(OURS)) if theme.probe in seen else "",
-        holds=lambda seen, context: every(
-            None if how in UNKNOWN else how in REFUSED or how in MISSING for how in tried(seen, context)
-        ),
+        theme.id,
+        theme.title,
+        look,
         # Each gives something else where nothing refuses it, but for those that this kernel does not have.
         negative=lambda strong, weak, context: all(
             how not in UNKNOWN and (how in MISSING or how not in REFUSED) for how in tried(weak, context)
@@ -401,4 +364,4 @@ def _control(theme: Theme) -> Control:
     )
 
 
-KERNEL = tuple(_control(theme) for theme in THEMES)
+KERNEL = tuple(map(_control, THEMES))

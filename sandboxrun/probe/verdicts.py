@@ -54,23 +54,32 @@ class Context(Data):
         return self.runtime.startswith(GVISOR)
 
 
-class Control(Data):
+class Comparison(Data, kw_only=False):
+    """What was expected and seen, "" where nothing was; `holds` None: it could not be told, and `note` says why."""
+
+    expected: str = ""
+    seen: str = ""
+    holds: bool | None = None
+    note: str = ""
+
+
+Answer = Comparison | str  # a text: why there is nothing to look for
+
+
+class Control(Data, kw_only=False):
     """One thing that must hold, and how it is told.
 
-    `applies` gives the reason where there is nothing to look for; `holds` is None where what was seen does not tell.
-    `negative` says whether the negative control failed as it must, from what the sandbox and the weak one showed: by
-    default the weak one must not hold. `moot` gives the reason where it shows that there was nothing to look for after
-    all (a kernel without that call). `exempt` is the reason why nothing can be weakened, `undecided` what is said where
-    the negative control did not fail: by default, what the weak one showed. What it means, how it is seen and what its
-    negative control is, is documentation: scripts/controls.toml.
+    `look` compares what was seen with what is expected in this context, or gives the reason why there is nothing to
+    look for, which depends on the context alone. `negative` says whether the negative control failed as it must, from
+    what the sandbox and the weak one showed: by default the weak one must not hold. `moot` gives the reason where it
+    shows that there was nothing to look for after all (a kernel without that call). `exempt` is the reason why nothing
+    can be weakened, `undecided` what is said where the negative control did not fail: by default, what the weak one
+    showed. What it means, how it is seen and what its negative control is, is documentation: scripts/controls.toml.
     """
 
     id: str
     title: str
-    expected: Callable[[Context], str]
-    seen: Callable[[Seen], str]
-    holds: Callable[[Seen, Context], bool | None]
-    applies: Callable[[Context], str | None] = lambda context: None
+    look: Callable[[Seen, Context], Answer]
     phase: Phase = Phase.BATTERY
     negative: Callable[[Seen, Seen, Context], bool] | None = None
     moot: Callable[[Seen, Seen, Context], str | None] = lambda strong, weak, context: None
@@ -108,6 +117,27 @@ class Finding(Data):
     verdict: Verdict
     note: str = ""
 
+    @classmethod
+    def of(
+        cls, sandbox: str, control: str, title: str, field: str, answer: Answer, verdict: Verdict | None = None
+    ) -> Finding:
+        """What became of a control by its answer, unless `verdict` says more than that."""
+        told = Comparison(note=answer) if isinstance(answer, str) else answer
+        plain = Verdict.NOT_APPLICABLE if isinstance(answer, str) else _VERDICTS[answer.holds]
+        return cls(
+            sandbox=sandbox,
+            control=control,
+            title=title,
+            field=field,
+            expected=told.expected,
+            seen=told.seen,
+            verdict=verdict or plain,
+            note=told.note,
+        )
+
+
+_VERDICTS = {True: Verdict.HOLDS, False: Verdict.FAILS, None: Verdict.INCONCLUSIVE}
+
 
 # -- How values that the program printed are read and told. Pure
 
@@ -121,6 +151,7 @@ MISSING = frozenset(
     | {"signal:11"}
 )
 UNKNOWN = frozenset({"timeout", "unrun", ""})
+UNLIMITED = 2**60  # bytes; cgroup v1 writes "no limit" as the largest number of whole pages
 
 
 def value(seen: Seen, probe: str, key: str) -> str:
@@ -136,6 +167,26 @@ def mounted_at(text: str) -> str:
 def number(text: str) -> int | None:
     """A decimal number; None for anything else."""
     return int(text) if re.fullmatch(r"-?[0-9]{1,20}", text) else None
+
+
+def first_number(text: str) -> int | None:
+    """The number that a cgroup file begins with; -1 for `max`, and for what is as good as none."""
+    word = (text.split() or [""])[0]
+    found = -1 if word == "max" else number(word)
+    return -1 if found is not None and found >= UNLIMITED else found
+
+
+def quota(text: str) -> float | None:
+    """The CPUs that a quota and a period, in microseconds, amount to; -1 for none set."""
+    most, period = (first_number(word) for word in (*text.split(), "", "")[:2])
+    if most is not None and most < 0:
+        return -1
+    return most / period if most is not None and period else None
+
+
+def bits(text: str) -> int | None:
+    """A set as the kernel writes it, such as one of capabilities."""
+    return int(text, 16) if text and set(text) <= set("0123456789abcdef") else None
 
 
 def numbered(seen: Seen, probe: str) -> Iterator[Mapping[str, str]]:

@@ -26,6 +26,7 @@ from sandboxrun.probe.program import complete
 from sandboxrun.probe.verdicts import Context, Phase, Seen, Verdict
 from sandboxrun.profile.loader import load_data
 from sandboxrun.spec.project import Profile
+from tests.unit.probe.seeing import left_out, told
 
 SECRET = "a value that no output may hold"
 SAME_RUN = [one.id for one in CONTROLS if one.id.startswith("gateway-")]  # their negative control is no weak sandbox
@@ -82,18 +83,19 @@ def _probe(engine: Engine, profile: Profile, folder: Path) -> Probed:
 @pytest.mark.parametrize("id", BY_ID)
 def test_the_closed_sandbox_holds(probed: Probed, id: str) -> None:
     one = BY_ID[id]
-    assert one.applies(probed.context) is None
-    assert one.holds(probed.strong[one.phase], probed.context) is True, one.seen(probed.strong[one.phase])
+    assert left_out(one, probed.context) is None
+    answer = told(one, probed.strong[one.phase], probed.context)
+    assert answer.holds is True, answer.seen
 
 
 @pytest.mark.parametrize("id", [one.id for one in CONTROLS if not one.exempt and one.id not in SAME_RUN])
 def test_the_weak_one_does_not(probed: Probed, id: str) -> None:
     one = BY_ID[id]
     weak = probed.weak[one.phase]
-    assert failed(one, probed.context, probed.strong[one.phase], weak), one.seen(weak)
+    assert failed(one, probed.context, probed.strong[one.phase], weak), told(one, weak, probed.context).seen
     busy_or_partly_missing = one.id == "cpu-time" or one.moot(probed.strong[one.phase], weak, probed.context)
     if not busy_or_partly_missing:
-        assert one.holds(weak, probed.context) is False, one.seen(weak)
+        assert told(one, weak, probed.context).holds is False, told(one, weak, probed.context).seen
 
 
 @pytest.mark.parametrize("id", SAME_RUN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sandboxrun.probe.verdicts import Context, Seen
+from sandboxrun.probe.verdicts import Comparison, Context, Control, Seen
 from sandboxrun.spec.option_types import PUBLIC, Egress
 from sandboxrun.spec.records import FileRef, Lifetime, Ulimit, Workspace
 from sandboxrun.spec.spec import SandboxSpec, settle
@@ -51,3 +51,16 @@ OPEN = spec(
 def seen(**probes: Mapping[str, str]) -> Seen:
     """What the program printed; `_` in a probe's name stands for a point."""
     return freeze({name.replace("_", "."): freeze(dict(values)) for name, values in probes.items()})
+
+
+def told(one: Control, what: Seen, given: Context) -> Comparison:
+    """What a control that is not left out makes of what was seen."""
+    answer = one.look(what, given)
+    assert isinstance(answer, Comparison), answer
+    return answer
+
+
+def left_out(one: Control, given: Context) -> str | None:
+    """Why there is nothing to look for; None where there is."""
+    answer = one.look({}, given)
+    return answer if isinstance(answer, str) else None

@@ -9,22 +9,17 @@ from msgspec import structs
 
 from sandboxrun.probe import controls as judging
 from sandboxrun.probe.controls import CONTROLS, judge
-from sandboxrun.probe.verdicts import Context, Control, Finding, Phase, Seen, Verdict
+from sandboxrun.probe.verdicts import Comparison, Context, Control, Finding, Phase, Seen, Verdict
 from sandboxrun.spec.types import freeze
 from tests.unit.probe.seeing import OPEN, context
 
 
-def _answer(seen: Seen, _context: Context) -> bool | None:
-    return {"yes": True, "no": False}.get(seen.get("probe", {}).get("value", ""))
+def _answer(seen: Seen, _context: Context) -> Comparison:
+    said = seen.get("probe", {}).get("value", "")
+    return Comparison("yes", said, {"yes": True, "no": False}.get(said))
 
 
-ONE = Control(
-    id="one",
-    title="One",
-    expected=lambda context: "yes",
-    seen=lambda seen: seen.get("probe", {}).get("value", ""),
-    holds=_answer,
-)
+ONE = Control("one", "One", _answer)
 
 
 def found(monkeypatch: pytest.MonkeyPatch, strong: str | None, weak: str | None, **changed: Any) -> Finding:
@@ -61,7 +56,7 @@ def test_the_table(
 
 
 def test_what_does_not_apply_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = found(monkeypatch, "no", "no", applies=lambda context: "there is none")
+    finding = found(monkeypatch, "no", "no", look=lambda seen, context: "there is none")
     assert (finding.verdict, finding.note, finding.seen) == (Verdict.NOT_APPLICABLE, "there is none", "")
 
 

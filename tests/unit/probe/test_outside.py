@@ -16,7 +16,6 @@ from sandboxrun.probe.outside import (
     Outside,
     Process,
     findings,
-    first_number,
     inside,
     read_cgroups,
     read_interfaces,
@@ -24,7 +23,7 @@ from sandboxrun.probe.outside import (
     read_mounts,
     read_status,
 )
-from sandboxrun.probe.verdicts import Verdict
+from sandboxrun.probe.verdicts import Verdict, first_number
 from sandboxrun.spec.option_types import CAPABILITIES, Egress
 from sandboxrun.spec.records import Device, FileRef, Mount, Ulimit, Workspace
 from sandboxrun.spec.spec import SandboxSpec, settle
