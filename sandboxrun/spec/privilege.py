@@ -85,10 +85,11 @@ def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[st
     return (name for name in sorted({*before, *after}) if before.get(name) != after.get(name))
 
 
-def _switched(key: str, more: Sequence[bool], now_more: str, now_less: str, item: str | None = None) -> Iterator[Step]:
-    """A switch, before and after; `more` says where it lets the sandbox do more."""
-    if more[0] != more[1]:
-        yield wider(key, now_more, item) if more[1] else narrower(key, now_less, item)
+def _ordered(key: str, ranks: Sequence[Any], more: str, less: str = "", item: str | None = None) -> Iterator[Step]:
+    """Anything with an order, switches too, by its rank before and after: what has more lets the sandbox do more."""
+    old, new = ranks
+    if old != new:
+        yield wider(key, more, item) if new > old else narrower(key, less or more, item)
 
 
 def _sets(key: str, values: Sequence[Iterable[str]], more: str, less: str) -> Iterator[Step]:
@@ -106,15 +107,12 @@ def _amounts(
     item: str | None = None,
 ) -> Iterator[Step]:
     """Limits, before and after: more is wider, and infinite the widest."""
-    old, new = values
-    if old == new:
-        return
-    shown = [
+    before, after = (
         "unlimited" if value == INFINITE else show(int(value)) if value == int(value) else str(value)
         for value in values
-    ]
-    step = wider if new > old else narrower
-    yield step(key, f"{'may now use' if new > old else 'may only use'} {what}: {shown[1]}, was {shown[0]}", item)
+    )
+    use = f"use {what}: {after}, was {before}"
+    yield from _ordered(key, values, f"may now {use}", f"may only {use}", item)
 
 
 # -- privilege
@@ -177,8 +175,8 @@ def _calls(old: Side, new: Side) -> Iterator[Step]:
     if (before in order and after in order) or seccomp.UNCONFINED in (before, after):
         known = [value if value in order else "a profile of its own" for value in (before, after)]
         ranks = [order.index(value) if value in order else 0 for value in (before, after)]  # its own: beside the widest
-        step = wider if ranks[1] > ranks[0] else narrower
-        yield step("security_opt", f"now has the seccomp profile {known[1]}, was {known[0]}", "seccomp")
+        told = f"now has the seccomp profile {known[1]}, was {known[0]}"
+        yield from _ordered("security_opt", ranks, told, item="seccomp")
         return
     one, other = _rules(before), _rules(after)
     if one is None or other is None:
@@ -244,7 +242,7 @@ def _groups(old: Side, new: Side) -> Iterator[Step]:
 def _namespaces(old: Side, new: Side) -> Iterator[Step]:
     host = [side.spec.userns_mode == "host" for side in (old, new)]
     more, less = "no longer has the engine's user namespace", "has the engine's user namespace"
-    yield from _switched("userns_mode", host, more, less)
+    yield from _ordered("userns_mode", host, more, less)
     before, after, order = old.spec.ipc, new.spec.ipc, ("none", "private", "shareable")
     if before != after:
         known = before in order and after in order
@@ -297,7 +295,7 @@ def _runtime(old: Side, new: Side) -> Iterator[Step]:
 def _root(old: Side, new: Side) -> Iterator[Step]:
     writable = (not old.spec.read_only, not new.spec.read_only)
     more, less = "may now write to its root filesystem", "may no longer write to its root filesystem"
-    yield from _switched("read_only", writable, more, less)
+    yield from _ordered("read_only", writable, more, less)
 
 
 _MODES = ("", "copy", "ro", "rw")
@@ -385,10 +383,9 @@ def _tmpfs(old: Side, new: Side) -> Iterator[Step]:
         flags = (set((one or "noexec,nosuid,nodev,ro").split(",")), set(other.split(",")))
         uses = {"exec": "run programs", "suid": "use setuid programs", "dev": "use devices", "rw": "write"}
         for flag, words in uses.items():
-            if flag in flags[1] - flags[0] and not (flag == "rw" and one is None):
-                yield wider("tmpfs", f"may now {words} in {path}", path)
-            elif flag in flags[0] - flags[1]:
-                yield narrower("tmpfs", f"may no longer {words} in {path}", path)
+            if flag != "rw" or one is not None:
+                more, less = f"may now {words} in {path}", f"may no longer {words} in {path}"
+                yield from _ordered("tmpfs", [flag in options for options in flags], more, less, path)
         if one is not None:
             sizes = [_unlimited(parse_size(options_of(text).get("size", "0")), 0) for text in (one, other)]
             yield from _amounts("tmpfs", sizes, f"memory in {path}", format_size, path)
@@ -411,7 +408,7 @@ def _network(side: Side, name: str) -> NetworkSpec:
     return side.networks.get(name) or NetworkSpec()
 
 
-_WIDEST = ("unfiltered", "every public host")
+_WIDEST = ("every public host", "unfiltered")
 
 
 def _reach(old: Side, new: Side) -> Iterator[Step]:
@@ -421,12 +418,10 @@ def _reach(old: Side, new: Side) -> Iterator[Step]:
     keys = ("networks", "egress", "network_mode")
     cause = next((key for key in keys if getattr(old.spec, key) != getattr(new.spec, key)), "networks")
     if before != after and (before in _WIDEST or after in _WIDEST):
-        ranks = [_WIDEST.index(reach) if reach in _WIDEST else len(_WIDEST) for reach in (before, after)]
-        if ranks[1] < ranks[0]:
-            words = "anything, unfiltered" if after == "unfiltered" else after
-            yield wider(cause, f"may now reach {words}, was {before}")
-        else:
-            yield narrower(cause, f"may only reach {after}, was {before}")
+        ranks = [_WIDEST.index(reach) if reach in _WIDEST else -1 for reach in (before, after)]
+        words = "anything, unfiltered" if after == "unfiltered" else after
+        more, less = f"may now reach {words}, was {before}", f"may only reach {after}, was {before}"
+        yield from _ordered(cause, ranks, more, less)
     if "unfiltered" not in (before, after):  # which reaches everything that is listed, and private addresses as well
         yield from _destinations(one, other)
         yield from _private(one, other)
@@ -484,10 +479,10 @@ def _joined(old: Side, new: Side) -> Iterator[Step]:
         one, other = _network(old, name), _network(new, name)
         outer = [not net.internal for net in (one, other)]
         more, less = f"the network {name} now leads outside", f"the network {name} now has no way out"
-        yield from _switched("networks", outer, more, less, name)
+        yield from _ordered("networks", outer, more, less, name)
         if one.internal == other.internal:
             more, less = f"the network {name} now has IPv6", f"the network {name} has no IPv6"
-            yield from _switched("networks", (one.enable_ipv6, other.enable_ipv6), more, less, name)
+            yield from _ordered("networks", (one.enable_ipv6, other.enable_ipv6), more, less, name)
         if any(getattr(one, key) != getattr(other, key) for key in ("driver_opts", "subnet", "external", "name")):
             yield maybe("networks", f"the network {name} is another one, or has other options", name)
 
@@ -547,9 +542,8 @@ def _limits(old: Side, new: Side) -> Iterator[Step]:
     rest = [{k: v for k, v in spec.storage_opt.items() if k != "size"} for spec in (one, other)]
     if rest[0] != rest[1]:
         yield maybe("storage_opt", "the storage driver has other options")
-    if one.oom_score_adj != other.oom_score_adj:
-        step = narrower if other.oom_score_adj > one.oom_score_adj else wider
-        yield step("oom_score_adj", f"oom_score_adj is now {other.oom_score_adj}, was {one.oom_score_adj}")
+    scores, told = [-spec.oom_score_adj for spec in (one, other)], f"oom_score_adj is now {other.oom_score_adj}"
+    yield from _ordered("oom_score_adj", scores, f"{told}, was {one.oom_score_adj}")
     if one.cpuset != other.cpuset:
         before, after = (None if spec.cpuset is None else forms.cpu_numbers(spec.cpuset) for spec in (one, other))
         if after is None or (before is not None and after - before):
@@ -570,24 +564,21 @@ _KEEPING = ("remove", "keep_on_failure", "keep")
 
 def _time(old: Side, new: Side) -> Iterator[Step]:
     for key, words in (("timeout", "run for"), ("idle", "be silent for"), ("ttl", "stay for")):
-        before, after = (_unlimited(getattr(side.spec.lifetime, key)) for side in (old, new))
-        if before != after:
-            shown = ["ever" if value == INFINITE else format_duration(int(value)) for value in (before, after)]
-            step = wider if after > before else narrower
-            yield step("lifetime", f"may {'now' if after > before else 'only'} {words} {shown[1]}, was {shown[0]}", key)
+        times = [_unlimited(getattr(side.spec.lifetime, key)) for side in (old, new)]
+        before, after = ("ever" if value == INFINITE else format_duration(int(value)) for value in times)
+        told = f"{words} {after}, was {before}"
+        yield from _ordered("lifetime", times, f"may now {told}", f"may only {told}", key)
     graces = [side.spec.stop_grace_period for side in (old, new)]
-    if graces[0] != graces[1]:
-        step, words = (wider, "may now") if graces[1] > graces[0] else (narrower, "may only")
-        shown = [format_duration(value) for value in graces]
-        yield step("stop_grace_period", f"{words} go on for {shown[1]} after it is told to stop, was {shown[0]}")
+    before, after = map(format_duration, graces)
+    told = f"go on for {after} after it is told to stop, was {before}"
+    yield from _ordered("stop_grace_period", graces, f"may now {told}", f"may only {told}")
     kept = [  # how much stays of it after its end: what it wrote lies on the engine as long
         (rank := _KEEPING.index(life.on_complete), _unlimited(life.keep_for) if rank else 0.0)
         for life in (old.spec.lifetime, new.spec.lifetime)
     ]
-    if kept[0] != kept[1]:
-        step = wider if kept[1] > kept[0] else narrower
-        key = "keep_for" if kept[0][0] == kept[1][0] else "on_complete"
-        yield step("lifetime", f"{_stays_words(new.spec.lifetime)}, was: {_stays_words(old.spec.lifetime)}", key)
+    key = "keep_for" if kept[0][0] == kept[1][0] else "on_complete"
+    stays = f"{_stays_words(new.spec.lifetime)}, was: {_stays_words(old.spec.lifetime)}"
+    yield from _ordered("lifetime", kept, stays, item=key)
     ranks = [_restarts(side.spec.restart) for side in (old, new)]
     if old.spec.restart != new.spec.restart:
         step = wider if ranks[1] > ranks[0] else narrower if ranks[1] < ranks[0] else maybe
@@ -665,12 +656,10 @@ def _image(old: Side, new: Side) -> Iterator[Step]:
     before, after = old.spec.image, new.spec.image
     if before == after:
         return
-    pinned = ["@" in image for image in (before, after)]
-    if pinned == [True, False]:
-        yield wider("image", f"its image {after} may change after the review: it has no digest any more")
-    elif pinned == [False, True]:
-        yield narrower("image", f"its image {_short(after)} can no longer change: it has a digest")
-    if pinned[0] == pinned[1] or image_parts(before)[0] != image_parts(after)[0]:
+    free = ["@" not in image for image in (before, after)]
+    more = f"its image {after} may change after the review: it has no digest any more"
+    yield from _ordered("image", free, more, f"its image {_short(after)} can no longer change: it has a digest")
+    if free[0] == free[1] or image_parts(before)[0] != image_parts(after)[0]:
         yield maybe("image", f"runs another image, {_short(after)}, was {_short(before)}")
 
 
@@ -683,7 +672,7 @@ def _kept(old: Side, new: Side) -> Iterator[Step]:
     one, other = old.spec.evidence, new.spec.evidence
     for key, words in (("filesystem_changes", "its changes of files"), ("patch", "the patch of its workspace")):
         lost = [not getattr(policy, key) for policy in (one, other)]
-        yield from _switched("evidence", lost, f"{words} is no longer kept", f"{words} is kept", key)
+        yield from _ordered("evidence", lost, f"{words} is no longer kept", f"{words} is kept", key)
     for key, words in (("artifacts_limit", "artifacts"), ("logs_limit", "output")):
         values = [_unlimited(getattr(policy, key), 0) for policy in (one, other)]
         yield from _amounts("evidence", values, f"the host's disk for {words}", format_size, key)
