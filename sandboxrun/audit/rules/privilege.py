@@ -70,6 +70,16 @@ def _name(capability: str) -> str:
     return capability.strip().upper().removeprefix("CAP_")
 
 
+def _security(option: str, opens: Callable[[str], bool], message: str, edit: OptionEdit | None = None) -> RuleCheck:
+    """A security option whose value, "" for none, opens something."""
+    return where(lambda s: opens(s.security.get(option, "")), "security_opt", message, item=option, edit=edit)
+
+
+def _unconfined(option: str, message: str) -> RuleCheck:
+    """A security option that is switched off, in any case."""
+    return _security(option, lambda value: value.lower() == "unconfined", message, REMOVE)
+
+
 privileged = rule(
     about(
         "SBX101", "Privileged container", HOST, DIRECT, cis="5.5", cwe=250, nist="3.4.3", pss="Privileged Containers"
@@ -134,7 +144,7 @@ def capabilities_kept(s: Subject) -> Iterator[Hit]:
     yield Hit("cap_drop", "cap_drop lacks ALL: the engine's default capabilities stay", edit=OptionEdit("[ALL]"))
 
 
-@rule(
+new_privileges = rule(
     about(
         "SBX106",
         "New privileges possible",
@@ -149,16 +159,14 @@ def capabilities_kept(s: Subject) -> Iterator[Hit]:
     fix='add "no-new-privileges:true" to security_opt',
     bad="services: {agent: {image: busybox}}",
     good="services: {agent: {image: busybox, security_opt: [no-new-privileges]}}",
+)(
+    _security(
+        "no-new-privileges",
+        lambda value: value != "true",
+        "no-new-privileges is off: setuid programs give root",
+        OptionEdit("no-new-privileges:true"),
+    )
 )
-def new_privileges(s: Subject) -> Iterator[Hit]:
-    """no-new-privileges absent or false."""
-    if s.security.get("no-new-privileges", "false") != "true":
-        yield Hit(
-            "security_opt",
-            "no-new-privileges is off: setuid programs give root",
-            item="no-new-privileges",
-            edit=OptionEdit("no-new-privileges:true"),
-        )
 
 
 @rule(
@@ -238,15 +246,6 @@ def strong_group(s: Subject) -> Iterator[Hit]:
         if group.lower() in _STRONG_GROUPS:
             what = _STRONG_GROUPS[group.lower()]
             yield Hit("group_add", f"group {group} has the rights of {what}", item=group, edit=REMOVE)
-
-
-def _unconfined(option: str, message: str) -> RuleCheck:
-    """A security option that is switched off, in any case."""
-
-    def holds(s: Subject) -> bool:
-        return s.security.get(option, "").lower() == "unconfined"
-
-    return where(holds, "security_opt", message, item=option, edit=REMOVE)
 
 
 no_seccomp = rule(
@@ -354,19 +353,13 @@ unmasked = rule(
     bad="services: {agent: {image: busybox, security_opt: ['systempaths=unconfined']}}",
     good="services: {agent: {image: busybox, security_opt: ['no-new-privileges:true']}}",
 )(_unconfined("systempaths", "/proc and /sys are not masked"))
-
-
-@rule(
+writable_cgroups = rule(
     about("SBX117", "Writable cgroups", HOST, INDIRECT, cwe=668),
     why="A process that writes to its cgroup lifts its own limits, and with cgroup v1 runs programs on the host.",
     fix="remove writable-cgroups",
     bad="services: {agent: {image: busybox, security_opt: ['writable-cgroups=true']}}",
     good="services: {agent: {image: busybox, security_opt: ['writable-cgroups=false']}}",
-)
-def writable_cgroups(s: Subject) -> Iterator[Hit]:
-    """security_opt writable-cgroups."""
-    if s.security.get("writable-cgroups", "false").lower() == "true":
-        yield Hit("security_opt", "the container may change its own limits", item="writable-cgroups")
+)(_security("writable-cgroups", lambda value: value.lower() == "true", "the container may change its own limits"))
 
 
 def _host_namespace(key: str, effect: str) -> RuleCheck:

@@ -9,6 +9,7 @@ from sandboxrun.audit.subject import PROFILE, Subject
 from sandboxrun.spec.types import SECOND, format_duration
 
 _MANY_FILES = 65536
+_LOCAL = OptionEdit("{driver: local}", safe=True)
 
 
 no_memory_limit = rule(
@@ -94,11 +95,7 @@ def unbounded_logs(s: Subject) -> Iterator[Hit]:
     """json-file without max-size, or one of 0 or -1."""
     size = str(s.log_options.get("max-size", ""))
     if s.log_driver in ("", "json-file") and (not size or size in ("0", "-1")):
-        yield Hit(
-            "logging",
-            "the log has no max-size: output fills the host's disk",
-            edit=OptionEdit("{driver: local}", safe=True),
-        )
+        yield Hit("logging", "the log has no max-size: output fills the host's disk", edit=_LOCAL)
 
 
 @rule(
@@ -171,21 +168,13 @@ no_healthcheck = rule(
 )(where(lambda s: s.kind != PROFILE and not s.healthcheck, "healthcheck", "no health check"))
 
 
-@rule(
+no_log = rule(
     about("SBX413", "No log", TRACE, DIRECT, cis="2.13", cwe=778, nist="3.4.3"),
     why="With the driver none the engine keeps nothing of what the container prints: nobody can tell what it did.",
     fix="remove the driver, or use local",
     bad="services: {agent: {image: busybox, logging: {driver: none}}}",
     good="services: {agent: {image: busybox, logging: {driver: local}}}",
-)
-def no_log(s: Subject) -> Iterator[Hit]:
-    """logging.driver none."""
-    if s.log_driver == "none":
-        yield Hit(
-            "logging", "nothing of what the container prints is kept", edit=OptionEdit("{driver: local}", safe=True)
-        )
-
-
+)(where(lambda s: s.log_driver == "none", "logging", "nothing of what the container prints is kept", edit=_LOCAL))
 unchecked = rule(
     about("SBX414", "Health check switched off", TRACE, INDIRECT, cis="5.27"),
     why="The image's own check is switched off: a program that hangs counts as running.",
