@@ -545,21 +545,21 @@ class Fake:
             case op.CreateSandbox():
                 self._create_sandbox(step, session)
             case op.CheckSandbox():
-                box = self._box(session.made[step.address].id, f"inspecting {step.address}")
+                box = self._box(session.container(step), f"inspecting {step.address}")
                 self._read_back(step.sandbox, box)
             case op.RenameSandbox():
-                box = self._box(step.container or session.made[step.address].id, f"renaming {step.address}")
+                box = self._box(session.container(step), f"renaming {step.address}")
                 box.name = step.name
             case op.UploadWorkspace():
                 self._upload_workspace(step, session)
             case op.UploadFiles():
-                self._box(session.made[step.address].id, f"uploading {step.part}")
+                self._box(session.container(step), f"uploading {step.part}")
             case op.GiveVolume():
-                self._box(session.made[step.address].id, f"uploading to {step.key}")
+                self._box(session.container(step), f"uploading to {step.key}")
             case op.ConnectNetwork():
                 operation = f"connecting to network {step.network}"
                 with self.reached(operation):
-                    box = self._box(step.container or session.made[step.address].id, operation)
+                    box = self._box(session.container(step), operation)
                     self._join(box, step.network, step.attachment, session)
             case op.DisconnectNetwork():
                 with contextlib.suppress(NotFound):

@@ -226,6 +226,10 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
         """The container as the plan saw it."""
         return next(o for o in self.snapshot.sandboxes if o.id == container)
 
+    def container(self, step: Any) -> str:
+        """The container that a step is about: the one it names, else the one made here for its sandbox."""
+        return getattr(step, "container", None) or self.made[step.address].id
+
     def image(self, reference: str) -> ImageConfig:
         """What `reference` means on the engine now. Raises ApplyError when it is not there."""
         found = self.images.get(reference)

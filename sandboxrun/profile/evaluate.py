@@ -205,11 +205,7 @@ def evaluate(program: Program, scope: Mapping[str, Any], work: Allowance) -> Any
         if program.whole:
             return _present(values[0])
         return run.joined([text_of(value, work) for value in values])
-    if program.whole:
-        return _present(run.value(program.body[0].nodes[0]))
-    made: list[str] = []
-    run.statements(program.body, made)
-    return run.joined(made)
+    return run.result(program)
 
 
 MOST_WAYS = 64  # that one template may take
@@ -226,12 +222,7 @@ def outcomes(program: Program, scope: Mapping[str, Any], work: Allowance) -> tup
         run = _Run(scope, work, _Choices(waiting.pop()))
         work.here = STEPS_A_SCALAR
         try:
-            if program.whole:
-                value = _present(run.value(program.body[0].nodes[0]))
-            else:
-                made: list[str] = []
-                run.statements(program.body, made)
-                value = run.joined(made)
+            value = run.result(program)
             found += [value] if value not in found else []
         except TemplateError:
             if work.left < 0:
@@ -298,6 +289,13 @@ class _Run:
         self.scopes: list[dict[str, Any]] = [dict(scope), {}]
         self.work = work
         self.length = 0
+
+    def result(self, program: Program) -> Any:
+        if program.whole:
+            return self.present(program.body[0].nodes[0])
+        made: list[str] = []
+        self.statements(program.body, made)
+        return self.joined(made)
 
     def joined(self, texts: list[str]) -> str:
         self.work.text(sum(map(len, texts)))

@@ -37,7 +37,7 @@ from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.spec.names import KEY
 from sandboxrun.spec.option import Row, RowData, to_plain
 from sandboxrun.spec.spec import ROWS
-from sandboxrun.spec.types import INVALID, Entry, ListOf, Text, describe, name_of, span_of
+from sandboxrun.spec.types import INVALID, Entry, ListOf, Text, describe, name_of, refuse, span_of
 
 # -- One file of a profile, split into its parts
 
@@ -95,7 +95,7 @@ def split_document(
         problems.add("the profile is empty", node.span, "begin with sandboxes: {agent: {image: …}}")
         return None
     if not isinstance(node, MapNode):
-        problems.add(f"expected a profile, found {describe(node)}", node.span, f"its keys are {', '.join(TOP_KEYS)}")
+        refuse(problems, node, "a profile", f"its keys are {', '.join(TOP_KEYS)}")
         return None
     help = f"a profile has: {', '.join(TOP_KEYS)}, and x-… of your own"
     check_keys(node, TOP_KEYS, "the profile", help, problems, _REFUSED)
@@ -110,7 +110,7 @@ def split_document(
         if isinstance(value, MapNode):
             sandboxes[str(key.value)] = (key, value)
         else:
-            problems.add(f"expected a sandbox, found {describe(value)}", value.span, "write image: … below it")
+            refuse(problems, value, "a sandbox", "write image: … below it")
     return ProfileDocument(
         file=file,
         directory=directory,
@@ -131,7 +131,7 @@ def _object_map(node: Node | None, key: str, problems: Problems) -> MapNode:
             entries = (entry for entry in node.entries if not is_template_key(entry[0], problems))
             named = tuple(entry for entry in entries if isinstance(_NAME.parse(entry[0], problems), str))
             return structs.replace(node, entries=named)
-    problems.add(f"expected a mapping of {key}, found {describe(node)}", node.span, f"write {key}: {{NAME: {{…}}}}")
+    refuse(problems, node, f"a mapping of {key}", f"write {key}: {{NAME: {{…}}}}")
     return EMPTY
 
 
@@ -238,8 +238,7 @@ class Bases:
                 self.problems.add(f'unknown key "{key.value}" in extends', key.span, help or "it has file and sandbox")
                 return None
             if not isinstance(value, Scalar) or not isinstance(value.value, str) or is_template(value):
-                message = f"expected a text, found {describe(value)}"
-                self.problems.add(message, value.span, "templates can't name a base")
+                refuse(self.problems, value, "a text", "templates can't name a base")
                 return None
             words[str(key.value)] = value
         if "sandbox" in words:
@@ -363,7 +362,7 @@ def instances(node: Node | None, renderer: Renderer, scope: TemplateScope, probl
                     pairs.append((item, item.value))
                 else:
                     help = "for more than a name use a mapping, and each.key and each.value"
-                    problems.add(f"expected a plain value, found {describe(item)}", item.span, help)
+                    refuse(problems, item, "a plain value", help)
         case MapNode():
             pairs = [(key, {"key": str(key.value), "value": plain_of(value)}) for key, value in rendered.entries]
         case _:

@@ -417,15 +417,14 @@ def _spelled_out(record: Any) -> dict[str, Any]:
     }
 
 
-_DEFAULTS: dict[int, tuple[Row, Any]] = {}  # most options have their default: write each once
-
-
 def _written(row: Row, value: Any) -> Any:
-    if value is row.default:
-        if id(row) not in _DEFAULTS:
-            _DEFAULTS[id(row)] = (row, _form(row, value))
-        return _DEFAULTS[id(row)][1]
-    return _form(row, value)
+    return _default_form(row) if value is row.default else _form(row, value)
+
+
+@cache
+def _default_form(row: Row) -> Any:
+    """Most options have their default: each is written once."""
+    return _form(row, row.default)
 
 
 def _form(row: Row, value: Any) -> Any:

@@ -32,7 +32,7 @@ from sandboxrun.profile.files import read_source
 from sandboxrun.profile.sandbox import looks_like_dotenv, parse_dotenv
 from sandboxrun.profile.templates import check_keys, for_others, is_template, texts_of
 from sandboxrun.profile.yaml import is_text, parse_yaml, resolve
-from sandboxrun.spec.types import describe, span_of
+from sandboxrun.spec.types import describe, refuse, span_of
 
 # -- Regular expressions that a profile's author wrote, matched in linear time
 
@@ -298,8 +298,7 @@ def parse_variables(node: Node | None, problems: Problems) -> dict[str, Variable
         case MapNode():
             found = [_variable(key, value, problems) for key, value in node.entries]
             return {variable.name: variable for variable in found if variable is not None}
-    message = f"expected a mapping of variables, found {describe(node)}"
-    problems.add(message, node.span, "write NAME: {type: string}")
+    refuse(problems, node, "a mapping of variables", "write NAME: {type: string}")
     return {}
 
 
@@ -310,7 +309,7 @@ def _variable(key: Scalar, node: Node, problems: Problems) -> Variable | None:
     if name in _RESERVED:
         problems.add(f'"{name}" means something else in templates', key.span, "choose another name")
     if not isinstance(node, MapNode):
-        problems.add(f"expected a variable, found {describe(node)}", node.span, f"write {name}: {{type: string}}")
+        refuse(problems, node, "a variable", f"write {name}: {{type: string}}")
         return None
     for inner in walk(node):
         if is_template(inner):
@@ -364,7 +363,7 @@ def _given(
         if type(value.value) in types and (not known or value.value in known):
             return value.value
         help = did_you_mean(str(value.value), known) if known else help
-    problems.add(f"expected {expected}, found {describe(value)}", value.span, help)
+    refuse(problems, value, expected, help)
     return None
 
 
@@ -539,8 +538,7 @@ def _from_file(file: SourceFile, path: Path, problems: Problems) -> Iterator[_Gi
             for key, node in entries:
                 yield _Given(str(key.value), node, "this file", "the value", key.span, node.span)
         case root:
-            message = f"expected a mapping of values, found {describe(root)}"
-            problems.add(message, root.span, "write NAME: value, a line each")
+            refuse(problems, root, "a mapping of values", "write NAME: value, a line each")
 
 
 def _value(variable: Variable, given: _Given, problems: Problems) -> Any:

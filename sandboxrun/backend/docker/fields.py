@@ -205,30 +205,23 @@ def from_restart(value: Any) -> str:
     return f"{name}:{count}" if count else str(name)
 
 
+_HEALTH = {"interval": "Interval", "timeout": "Timeout", "retries": "Retries", "start_period": "StartPeriod"}
+
+
 def to_health(value: Healthcheck) -> dict[str, Any]:
     """A health check to Config.Healthcheck, all of it: the engine takes what is left out from the image's."""
     if value.disable:
         return {"Test": ["NONE"]}
-    return {
-        "Test": list(value.test or ()),
-        "Interval": value.interval,
-        "Timeout": value.timeout,
-        "Retries": value.retries,
-        "StartPeriod": value.start_period,
-    }
+    return {"Test": list(value.test or ()), **{field: getattr(value, key) for key, field in _HEALTH.items()}}
 
 
 def from_health(value: Any) -> Healthcheck:
-    """Config.Healthcheck to a health check; the engine's own defaults for what an image leaves out."""
+    """Config.Healthcheck to a health check; the engine's own defaults, which are the rows', for what an image leaves
+    out."""
     if value.get("Test") == ["NONE"]:
         return Healthcheck(disable=True)
-    return Healthcheck(
-        test=tuple(value.get("Test") or ()) or None,
-        interval=value.get("Interval") or 30 * SECOND,
-        timeout=value.get("Timeout") or 30 * SECOND,
-        retries=value.get("Retries") or 3,
-        start_period=value.get("StartPeriod") or 0,
-    )
+    given = {key: value[field] for key, field in _HEALTH.items() if value.get(field)}
+    return Healthcheck(test=tuple(value.get("Test") or ()) or None, **given)
 
 
 def from_logging(value: Mapping[str, Any]) -> Logging:

@@ -22,7 +22,7 @@ from sandboxrun.backend.docker.codec import decode, encode, encode_update, keepe
 from sandboxrun.backend.docker.facts import number_of
 from sandboxrun.backend.docker.fields import FIELDS, INIT_PROGRAM, NOT_STARTED, volume_mount
 from sandboxrun.backend.docker.leftovers import held
-from sandboxrun.backend.docker.observe import UPLOAD, is_own, record_update
+from sandboxrun.backend.docker.observe import UPLOAD, is_own
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.backend.session import Made, Session, StepProgress, check_places, note_revision
 from sandboxrun.errors import ApplyError, Diagnostic
@@ -293,16 +293,6 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     return created.id[:12]
 
 
-def check_sandbox(step: op.CheckSandbox, session: Session) -> None:
-    """Read it back once it is on all its networks."""
-    read_back(step.sandbox, session.made[step.address].id, session, step.image_id)
-
-
-def rename_sandbox(step: op.RenameSandbox, session: Session) -> None:
-    """Give it its name."""
-    session.engine.rename_container(step.container or session.made[step.address].id, step.name)
-
-
 def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     """Pack the workspace, keep it as the baseline of the patch, and put it into its volume."""
     from sandboxrun.evidence.workspace import open_workspace, stage_workspace
@@ -526,11 +516,6 @@ def resume_sandbox(step: op.ResumeSandbox, session: Session) -> None:
         session.engine.unpause_container(step.container)
         if is_paused():
             raise ApplyError(f"{step.address}: the engine did not unpause it", help="plan again")
-
-
-def record_spec(step: op.RecordSpec, session: Session) -> None:
-    """Note what a container was changed to."""
-    record_update(session.store, step.run, step.sandbox.spec.label, engine=session.engine.identity)
 
 
 def owner(sandbox: DeclaredSandbox, container: str, session: Session) -> tuple[int, int]:

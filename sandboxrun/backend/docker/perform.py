@@ -18,6 +18,7 @@ from sandboxrun.backend.docker import making as make
 from sandboxrun.backend.docker.codec import decode_network, encode_update, network_payload, observe
 from sandboxrun.backend.docker.companions import remove_companions
 from sandboxrun.backend.docker.fields import endpoint
+from sandboxrun.backend.docker.observe import record_update
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.session import (
     ITS_RUN,
@@ -59,12 +60,6 @@ def create_network(step: op.CreateNetwork, session: Session) -> None:
             f"the engine did not apply the options of the network {payload['Name']}: {lost or 'internal'}",
             help="see `sandboxrun doctor`",
         )
-
-
-def connect(step: op.ConnectNetwork, session: Session) -> None:
-    """Attach a container."""
-    container = step.container or session.made[step.address].id
-    session.engine.connect_network(step.network, container, endpoint(step.attachment))
 
 
 def disconnect(step: op.DisconnectNetwork, session: Session) -> None:
@@ -131,18 +126,24 @@ HANDLERS: Mapping[type[Operation], Callable[[Any, Session], str | None]] = {
     op.CreatePart: make.create_part,
     op.StartKeeper: make.start_keeper,
     op.CreateSandbox: make.create_sandbox,
-    op.CheckSandbox: make.check_sandbox,
-    op.RenameSandbox: make.rename_sandbox,
+    op.CheckSandbox: lambda step, session: make.read_back(
+        step.sandbox, session.container(step), session, step.image_id
+    ),
+    op.RenameSandbox: lambda step, session: session.engine.rename_container(session.container(step), step.name),
     op.UploadWorkspace: make.upload_workspace,
     op.UploadFiles: make.upload_files,
     op.GiveVolume: make.give_volume,
-    op.ConnectNetwork: connect,
+    op.ConnectNetwork: lambda step, session: session.engine.connect_network(
+        step.network, session.container(step), endpoint(step.attachment)
+    ),
     op.DisconnectNetwork: disconnect,
     op.AwaitSandbox: await_condition,
     op.StartSandbox: make.start_sandbox,
     op.UpdateSandbox: make.update_sandbox,
     op.ResumeSandbox: make.resume_sandbox,
-    op.RecordSpec: make.record_spec,
+    op.RecordSpec: lambda step, session: record_update(
+        session.store, step.run, step.sandbox.spec.label, engine=session.engine.identity
+    ),
     op.StopSandbox: stop_sandbox,
     op.CaptureEvidence: capture_evidence,
     op.RemoveSandbox: remove_sandbox,
