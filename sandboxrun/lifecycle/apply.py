@@ -44,6 +44,7 @@ from sandboxrun.plan.steps import levels
 from sandboxrun.spec.ci import CiJob, job_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Snapshot
+from sandboxrun.spec.types import freeze
 from sandboxrun.threads import Aside, begin
 from sandboxrun.tracing import span
 
@@ -441,13 +442,16 @@ def carry_out(
     settings: ApplySettings,
     guard: Callable[[], None],
     *,
-    watched: Mapping[str, Watched] | None = None,
+    watched: Mapping[str, Watched] = freeze({}),
     events: Endings | None = None,
-    asked: dict[str, Aside[Changes]] | None = None,
+    asked: Mapping[str, Aside[Changes]] = freeze({}),
     prepare: Callable[[Session], None] = lambda session: None,
 ) -> CarriedOut:
-    """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`. `asked` is what the caller
-    has asked ahead."""
+    """Execute a plan's steps. Does not raise for a step that fails: see `Outcome.applied`. `asked` is what was
+    asked ahead already, of some."""
+    captured = {step.container for step in made.operations if isinstance(step, op.CaptureEvidence)}
+    ended = (o for o in snapshot.sandboxes if o.id in captured.difference(asked))
+    asked = {**asked, **ask_ahead(engine, ended, most=settings.parallelism)}
     making = places.sandboxes_made(made, profile)
     places.check_outside(making, store)
     places.check_sources(making)
@@ -470,9 +474,9 @@ def carry_out(
         stop=settings.stop,
         job=settings.job,
         probing=settings.probing,
+        watched=dict(watched),
+        changes=asked,
     )
-    session.watched.update(watched or {})
-    session.changes.update(asked or {})
 
     def note_home(_: DeclaredSandbox, made: Made) -> None:
         """Where its evidence belongs: whoever reaps it may know no profile."""
@@ -482,9 +486,6 @@ def carry_out(
     session.before_start.append(note_home)
     prepare(session)
     session.listener(Planned(operations=made.operations))
-    if asked is None:
-        ended = (session.observed(step.container) for step in made.operations if isinstance(step, op.CaptureEvidence))
-        session.changes.update(ask_ahead(engine, ended, most=settings.parallelism))
     try:
         with span("carry out", sensitive=session.masked, project=profile.project, steps=len(made.operations)):
             applied = execute(made.operations, session, parallelism=settings.parallelism)

@@ -19,7 +19,7 @@ from msgspec import field, structs
 from sandboxrun.backend.base import Backend, Endings, Events, Past
 from sandboxrun.backend.completed import ending_of, taken_by_others
 from sandboxrun.backend.errors import EngineError
-from sandboxrun.backend.session import GONE, Made, Session, StillRunning, ask_ahead, guarded
+from sandboxrun.backend.session import GONE, Made, Session, StillRunning, guarded
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, ExitCode, SandboxrunError
 from sandboxrun.evidence.store import RunResult
@@ -221,7 +221,6 @@ class Job:
             watched = {watch.run: watch.result for watch in self.watches.values() if own or watch.ended}
             engine, store, events = self._engine, self._store, self._heard
             asked = {watch.container: watch.changes for watch in self.watches.values() if watch.changes is not None}
-            asked |= ask_ahead(engine, (o for o in mine if o.id not in asked), most=settings.parallelism)
             stopped = {run: result.stopped_by for run, result in watched.items()}
             plan = make_collect_plan(
                 profile, snapshot, mine, networks=together, leftovers=whole and not own, keep=keep, stopped=stopped

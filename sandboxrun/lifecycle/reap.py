@@ -20,10 +20,10 @@ from time import monotonic
 
 from msgspec import structs
 
-from sandboxrun.backend.base import Backend, Changes, Lock, News, Project
+from sandboxrun.backend.base import Backend, Lock, News, Project
 from sandboxrun.backend.errors import EngineError, LockHeld
 from sandboxrun.backend.owner import Owner, decode, this_process
-from sandboxrun.backend.session import Session, ask_ahead
+from sandboxrun.backend.session import Session
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
 from sandboxrun.evidence.errors import EvidenceError
@@ -41,7 +41,7 @@ from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import Profile, undeclared
 from sandboxrun.spec.state import Created, History, ObservedSandbox, Snapshot, from_label, parse_time
 from sandboxrun.spec.types import freeze
-from sandboxrun.threads import Aside, begin
+from sandboxrun.threads import begin
 from sandboxrun.tracing import span
 
 
@@ -266,12 +266,10 @@ class ProjectReaper:
     def _reap_due(self, snapshot: Snapshot, guard: Callable[[], None]) -> Snapshot:
         """Reap what is due; what is there then."""
         reasons = self._due(snapshot)
-        ended = (o for o in snapshot.sandboxes if o.id in reasons)
-        asked = ask_ahead(self._engine, ended, most=self._settings.parallelism)
         for store, mine in self._by_home(snapshot, reasons):
             plan = make_collect_plan(self._profile, snapshot, mine, networks=False, reasons=reasons)
             try:
-                outcome = self._carry_out(plan, snapshot, store, guard, asked)
+                outcome = self._carry_out(plan, snapshot, store, guard)
             except EvidenceError as error:
                 for observed in mine:
                     self._leave(observed.address, *error.diagnostics)
@@ -291,18 +289,11 @@ class ProjectReaper:
             for failure in applied.failures:
                 self._leave("", *failure.error.diagnostics)
 
-    def _carry_out(
-        self,
-        plan: Plan,
-        snapshot: Snapshot,
-        store: Store,
-        guard: Callable[[], None],
-        asked: dict[str, Aside[Changes]] | None = None,
-    ) -> CarriedOut:
+    def _carry_out(self, plan: Plan, snapshot: Snapshot, store: Store, guard: Callable[[], None]) -> CarriedOut:
         profile, homes = self._profile, self._homes
         if homes.profile is not None and homes.own is not None and store.path == homes.own.path:
             profile = structs.replace(homes.profile, sandboxes=(), names=profile.names)
-        return carry_out(plan, snapshot, self._engine, profile, store, self._settings, guard, asked=asked)
+        return carry_out(plan, snapshot, self._engine, profile, store, self._settings, guard)
 
     @contextmanager
     def _told_as_left(self) -> Iterator[None]:
