@@ -25,6 +25,7 @@ from sandboxrun.backend.errors import DependencyFailed, NotFound
 from sandboxrun.backend.owner import clock_mark, decode, this_process
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
+from sandboxrun.evidence.store import Watched
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.decide import record_of
 from sandboxrun.plan.operations import Operation, companions_of, held_parts, shares
@@ -42,7 +43,6 @@ from sandboxrun.spec.state import (
     Running,
     Snapshot,
     State,
-    StoppedBy,
     own_labels,
     rfc3339,
 )
@@ -154,19 +154,6 @@ class Made(Data, uncompared=("at",)):
     id: str
     run: str
     at: float = field(default_factory=monotonic)
-
-
-class Watched(Data):
-    """What the caller knows of a run that it watched to its end: who stopped it (outcome.StoppedBy),
-    whether its output was kept while it ran, its exit code, which counts where somebody else removed it, how many bytes
-    it wrote to each stream where that is known, and what its evidence will lack (part, reason)."""
-
-    stopped_by: str = "itself"
-    live_logs: bool = False
-    note: str = ""
-    exit_code: int | None = None
-    written: Mapping[int, int] | None = None
-    missing: tuple[tuple[str, str], ...] = ()
 
 
 class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("files", "masked")):
@@ -438,7 +425,7 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
     """Take one container's evidence. `known`: the caller saw it end; `gateway`: the container that has its records."""
     from sandboxrun.evidence.capture import CaptureRequest, capture
     from sandboxrun.evidence.export import ExportLimits
-    from sandboxrun.evidence.index import Digests, MissingPart, indented
+    from sandboxrun.evidence.index import Digests, indented
     from sandboxrun.evidence.parts import CaptureLimits
 
     spec, own = observed.applied or observed.spec, observed.labels
@@ -461,12 +448,8 @@ def keep(observed: ObservedSandbox, watched: Watched, session: Session, *, known
         profile=indented(to_plain(spec), sort_keys=True, ensure_ascii=False),
         memory_limit=spec.mem_limit,
         secrets=session.masked,
-        stopped_by=StoppedBy(watched.stopped_by),
-        watched=known,
-        live_logs=watched.live_logs,
-        exit_code=watched.exit_code,
-        written=watched.written,
-        missing=tuple(MissingPart(part=part, reason=reason) for part, reason in watched.missing),
+        watched=watched,
+        known=known,
         filesystem_changes=policy.filesystem_changes,
         changes=session.changes.pop(observed.id, None),
         artifacts=policy.artifacts,

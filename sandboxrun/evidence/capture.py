@@ -25,7 +25,7 @@ from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index, Kept, MissingPart, Revision
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.parts import CaptureLimits, CaptureSource, Part
-from sandboxrun.evidence.store import REVISION, Captured, ChainEntry, Store, recorded
+from sandboxrun.evidence.store import REVISION, Captured, ChainEntry, Store, Watched, recorded
 from sandboxrun.evidence.workspace import staged_content
 from sandboxrun.spec import labels
 from sandboxrun.spec.ci import CiJob
@@ -51,13 +51,11 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
 
     `workspace` is the target of a workspace copy, `own` what of it the profile depends on, `gateway` the container that
     has the records of its requests, `wired` whether there must be one, `keeper` the one that holds a workspace that
-    lies in memory, `artifacts` absolute paths in the container, `profile` the effective profile's text. `live_logs`:
-    the runner kept all output in the staging folder, the engine's own log is not needed; `written`: how many bytes of
-    each stream it saw; `missing`: what it already knows to be missing. `stopped_by` and `watched` as `outcome.decide`
-    has them; `exit_code` is what a watch saw, for a container that is gone by now; `memory_limit` is in bytes.
-    `document` is the engine's answer about a container, `history` what it remembers of it and `changes` what that
-    changed in its file system, where the caller has them, or has asked for them, since it ended; `heard` gives what it
-    has told of one that ended like this, where that is followed.
+    lies in memory, `artifacts` absolute paths in the container, `profile` the effective profile's text. `watched` is
+    what was seen of it, by somebody who saw it end where that is `known`; `memory_limit` is in bytes. `document` is
+    the engine's answer about a container, `history` what it remembers of it and `changes` what that changed in its
+    file system, where the caller has them, or has asked for them, since it ended; `heard` gives what it has told of
+    one that ended like this, where that is followed.
     """
 
     run: str
@@ -67,13 +65,9 @@ class CaptureRequest(Data, unshown=("secrets", "document")):
     digests: Digests = Digests()
     profile: str = ""
     secrets: tuple[str | bytes, ...] = ()
-    stopped_by: StoppedBy = StoppedBy.ITSELF
-    watched: bool = False
-    live_logs: bool = False
-    exit_code: int | None = None
+    watched: Watched = Watched()
+    known: bool = False
     memory_limit: int | None = None
-    written: Mapping[int, int] | None = None
-    missing: tuple[MissingPart, ...] = ()
     filesystem_changes: bool = True
     changes: Aside[Changes] | None = None
     artifacts: tuple[str, ...] = ()
@@ -108,7 +102,7 @@ class _Capture:
         self._deadline = self._began + request.limits.seconds
         self._until = self._deadline + _GRACE
         self._masker = Masker(request.secrets)
-        self._missing: list[MissingPart] = list(request.missing)
+        self._missing = [MissingPart(part=part, reason=reason) for part, reason in request.watched.missing]
         self._told = Part()  # all parts together, but for what is missing
         self._hindered: str | None = None
         self._history: History | None = None
@@ -192,8 +186,8 @@ class _Capture:
             yield "profile", lambda: parts.profile(source, self._request.profile)
         if answer is not None:
             yield "inspect", lambda: parts.inspect(source, answer.raw)
-        if self._request.live_logs:
-            yield "logs", lambda: parts.live_logs(source, self._request.written)
+        if self._request.watched.live_logs:
+            yield "logs", lambda: parts.live_logs(source, self._request.watched.written)
         ran = answer is not None and answer.started is not None
         yield "usage", lambda: parts.usage(source, ran=ran)
 
@@ -205,7 +199,7 @@ class _Capture:
         elif request.wired:
             self._missing.append(MissingPart(part="egress", reason="its gateway is gone, and the records with it"))
         asked = {
-            "logs": not request.live_logs,
+            "logs": not request.watched.live_logs,
             "changes": request.filesystem_changes,
             "artifacts": request.artifacts,
             "workspace": request.workspace,
@@ -215,7 +209,7 @@ class _Capture:
             self._missing += [MissingPart(part=name, reason=_REMOVED) for name in wanted]
             return
         calls: Mapping[str, Callable[[], Part]] = {
-            "logs": lambda: parts.engine_logs(source, answer, request.written),
+            "logs": lambda: parts.engine_logs(source, answer, request.watched.written),
             "changes": lambda: parts.changes(source, answer.state, self._request.changes),
             "artifacts": lambda: parts.artifacts(source, request.artifacts),
             "workspace": lambda: (
@@ -240,7 +234,7 @@ class _Capture:
 
     def _add(self, part: Part | None) -> None:
         if part is not None:
-            known = {m.part for m in self._request.missing} & {"usage"}  # why too few samples was said already
+            known = {part for part, _ in self._request.watched.missing} & {"usage"}  # why too few was said already
             self._missing += [m for m in part.missing if m.part not in known]
             self._told = self._told.joined(part)
 
@@ -269,11 +263,11 @@ class _Capture:
         engine: Mapping[str, str],
         previous: str | None,
     ) -> Index:
-        request, code = self._request, self._request.exit_code
+        request, watched = self._request, self._request.watched
         ending = decide(
-            answer.state if answer is not None else seen(code) if code is not None else None,
-            stopped_by=request.stopped_by,
-            watched=request.watched,
+            answer.state if answer is not None else seen(code) if (code := watched.exit_code) is not None else None,
+            stopped_by=StoppedBy(watched.stopped_by),
+            watched=request.known,
             history=self._history,
         )
         about = answer or Document(id=self._id, name=request.name, image="", state=Created(), labels={}, raw={})

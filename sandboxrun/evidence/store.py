@@ -557,6 +557,19 @@ def last_line(store: Store) -> str | None:
     return digest_of(complete[-1]) if complete else None
 
 
+class Watched(Data):
+    """What the caller knows of a run that it watched to its end: who stopped it (outcome.StoppedBy),
+    whether its output was kept while it ran, its exit code, which counts where somebody else removed it, how many bytes
+    it wrote to each stream where that is known, and what its evidence will lack (part, reason)."""
+
+    stopped_by: str = "itself"
+    live_logs: bool = False
+    note: str = ""
+    exit_code: int | None = None
+    written: Mapping[int, int] | None = None
+    missing: tuple[tuple[str, str], ...] = ()
+
+
 class Captured(Data):
     """What came of it. `entry` is None, and `failure` says why, when there is no evidence to rely on.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from graphlib import TopologicalSorter
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field, structs
 
@@ -27,7 +27,6 @@ from sandboxrun.backend.session import (
     StepFailed,
     StepSkipped,
     StepStarted,
-    Watched,
     ask_ahead,
     real_places,
     silent,
@@ -49,9 +48,10 @@ from sandboxrun.threads import Aside, begin
 from sandboxrun.tracing import span
 
 if TYPE_CHECKING:
-    from sandboxrun.evidence.store import Store
+    from sandboxrun.evidence.store import Store, Watched
     from sandboxrun.lifecycle.job import Job
     from sandboxrun.lifecycle.saved import SavedPlan
+    from sandboxrun.lifecycle.verify import Proving
 
 
 # -- Runs a plan's steps, side by side where their needs allow; decides nothing
@@ -296,16 +296,6 @@ def destroy_plan(engine: Backend, profile: Profile, store: Store, targets: tuple
 Confirm = Callable[[Plan], bool]
 
 
-class Proof(Protocol):
-    """What an apply is to prove before it ends; each part raises ApplyError when something does not hold."""
-
-    def before(self, sandboxes: tuple[DeclaredSandbox, ...], guard: Callable[[], None] | None) -> None:
-        """Of what is to be made, before anything is. `guard` checks the project's lock, where that is held."""
-
-    def prepare(self, session: Session) -> None:
-        """To look at each sandbox once it runs."""
-
-
 class ApplySettings(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("environment",)):
     """How a change of the engine is carried out. Times in seconds; `stop` set from a signal ends it cleanly. What ran
     to its end since `began` (a UNIX time) is not run again, whichever checkout's job ran it."""
@@ -348,7 +338,7 @@ def apply(
     confirm: Confirm = lambda plan: True,
     expected: SavedPlan | None = None,
     holding: ExitStack | None = None,
-    proof: Proof | None = None,
+    proof: Proving | None = None,
     events: Events | None = None,
     prepare: Callable[[Session], None] = lambda session: None,
 ) -> Outcome:

@@ -27,7 +27,6 @@ from sandboxrun.lifecycle.apply import (
     ApplySettings,
     Confirm,
     Outcome,
-    Proof,
     apply,
     carry_out,
     locked,
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
 
     from sandboxrun.evidence.store import Captured, Store
     from sandboxrun.lifecycle.saved import SavedPlan
+    from sandboxrun.lifecycle.verify import Proving
 
 
 # -- The sandboxes of one command
@@ -325,7 +325,7 @@ def apply_and_wait(
     confirm: Confirm = lambda plan: True,
     expected: SavedPlan | None = None,
     patience: float | None = None,
-    proof: Proof | None = None,
+    proof: Proving | None = None,
 ) -> Waited:
     """Apply, wait for every sandbox to end, keep the evidence and tear down. `patience` in seconds.
 

@@ -22,7 +22,6 @@ from sandboxrun.evidence.store import RunResult
 from sandboxrun.lifecycle.apply import (
     Applied,
     ApplySettings,
-    Proof,
     carry_out,
     get_ready,
     naming_what_stays,
@@ -42,6 +41,7 @@ from sandboxrun.tracing import span
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
+    from sandboxrun.lifecycle.verify import Proving
     from sandboxrun.plan.changes import Plan
 
 PATIENCE = 3.0  # seconds without progress after which nobody waits for a consumer any more, once the end is asked for
@@ -63,7 +63,7 @@ class RunOptions(Data):
     named: bool = False
     started: Callable[[str], None] = lambda container: None
     warned: Callable[[Plan], None] = lambda made: None
-    proof: Proof | None = None
+    proof: Proving | None = None
 
 
 def code_of(results: Iterable[RunResult]) -> int:

@@ -417,7 +417,8 @@ class Unverified(ApplyError):
 
 
 class Proving:
-    """One proof. `inside` are the probes' findings, `outside` those of what was started."""
+    """What an apply or run is to prove before it ends. `inside` are the probes' findings, `outside` those of what was
+    started."""
 
     def __init__(
         self,
@@ -432,7 +433,8 @@ class Proving:
         self._lock = threading.Lock()
 
     def before(self, sandboxes: tuple[DeclaredSandbox, ...], guard: Callable[[], None] | None = None) -> None:
-        """Verify what is to be made. Raises Unverified unless everything holds; Interrupted."""
+        """Verify what is to be made, before anything is. `guard` checks the project's lock, where that is held. Raises
+        Unverified unless everything holds; Interrupted."""
         if not sandboxes:
             return
         settings = structs.replace(self._settings, listener=silent, on_wait=None)

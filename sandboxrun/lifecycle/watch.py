@@ -22,11 +22,11 @@ from msgspec import Struct, structs
 
 from sandboxrun.backend.base import Backend, Changes, Events, News, Output, Terminal
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable
-from sandboxrun.backend.session import Alive, Made, Watched
+from sandboxrun.backend.session import Alive, Made
 from sandboxrun.data import Data
 from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.store import STDERR, STDOUT, USAGE
+from sandboxrun.evidence.store import STDERR, STDOUT, USAGE, Watched
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.state import PAST_TTL, SLACK, Document, Ended, History, Sample, parse_time, reached
 from sandboxrun.spec.types import SECOND, format_duration

@@ -21,10 +21,10 @@ from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.export import ExportLimits
 from sandboxrun.evidence.folder import OWNER
 from sandboxrun.evidence.parts import CaptureLimits
-from sandboxrun.evidence.store import SETTLED, USAGE, Captured, Store
+from sandboxrun.evidence.store import SETTLED, USAGE, Captured, Store, Watched
 from sandboxrun.evidence.workspace import open_workspace, stage_workspace
 from sandboxrun.lifecycle.watch import Sampler
-from sandboxrun.spec.state import How, Sample, StoppedBy
+from sandboxrun.spec.state import How, Sample
 from tests.conftest import Cli
 
 from .own_engine import OwnEngine
@@ -176,7 +176,7 @@ def test_a_timeout_and_usage(engine: Engine, store: Store, make: Make, request_o
         engine.stop_container(container, timeout=1)
         sampler.stop()
     assert (sampler.failure, failed) == (None, [])
-    captured = capture(engine, container, structs.replace(request_of, stopped_by=StoppedBy.TIMEOUT), store)
+    captured = capture(engine, container, structs.replace(request_of, watched=Watched(stopped_by="timeout")), store)
     checked(store, captured)
     assert captured.index is not None
     usage = captured.index.usage
@@ -356,7 +356,7 @@ def test_output_the_runner_kept_is_used(engine: Engine, store: Store, make: Make
         err.write(b"live \xff hunter22 more")
     limits = CaptureLimits(log_bytes=18)
     request = structs.replace(
-        request_of, live_logs=True, limits=limits, secrets=("hunter22",), filesystem_changes=False
+        request_of, watched=Watched(live_logs=True), limits=limits, secrets=("hunter22",), filesystem_changes=False
     )
     captured = capture(engine, container, request, store)
     checked(store, captured)
@@ -440,7 +440,7 @@ def test_an_engine_that_was_killed(
         assert away.entry is None and away.failure and store.entries() == ()
         own_engine.start()
         engine.wait_container(container, timeout=60)
-        back = capture(engine, container, structs.replace(request_of, stopped_by=StoppedBy.ENGINE), store)
+        back = capture(engine, container, structs.replace(request_of, watched=Watched(stopped_by="engine")), store)
     checked(store, back)
     assert back.index is not None and back.index.ending.how is How.ENGINE_LOST
 
