@@ -24,7 +24,7 @@ from msgspec import structs
 from sandboxrun.api.sandbox import ExecResult, ExecTimeout, HeldSandbox, Sandbox
 from sandboxrun.api.settings import Declared, Settings, declare, workspace_option
 from sandboxrun.backend.docker.fields import HOLD, RELEASE
-from sandboxrun.backend.docker.lock import LABEL, claim_of
+from sandboxrun.backend.docker.lock import LABEL, claim_of, is_lock
 from sandboxrun.backend.docker.observe import own_sandboxes, take_snapshot
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.backend.session import GONE, Made, Session
@@ -697,8 +697,8 @@ class SandboxService(Closing):
 
     def _lock_is_dead(self) -> bool:
         """Whether a killed process left the lock itself: taking it takes that away."""
-        claims = [claim_of(volume) for volume in self.engine.volumes(labels={LABEL: self.project})]
-        return any(claim.is_dead(self.engine.clock) for claim in claims)
+        claims = map(claim_of, self.engine.volumes(labels={LABEL: self.project}))
+        return any(is_lock(claim.volume, self.project) and claim.is_dead(self.engine.clock) for claim in claims)
 
     def _nothing_declared(self) -> Profile:
         return undeclared(Names(project=self.project), self.directory)

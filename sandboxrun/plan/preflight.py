@@ -16,6 +16,7 @@ from msgspec import structs
 from sandboxrun.errors import Diagnostic
 from sandboxrun.plan.operations import companions_of
 from sandboxrun.spec import seccomp
+from sandboxrun.spec.labels import TOLD
 from sandboxrun.spec.names import GATEWAY
 from sandboxrun.spec.option_types import OPEN
 from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
@@ -93,7 +94,8 @@ def image_faults(sandboxes: Iterable[DeclaredSandbox], snapshot: Snapshot) -> li
 def image_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | None:
     """What is wrong with an image, if anything is.
 
-    A container inherits its image's labels, and ours decide what is collected, by whom and when. Of each VOLUME an
+    A container inherits its image's labels, and ours decide what is collected, by whom and when; others hide what the
+    engine says in its events. Of each VOLUME an
     engine makes a volume, on its disk and without a bound, writable whatever the root is, unless something is mounted
     there.
     """
@@ -101,6 +103,10 @@ def image_fault(sandbox: DeclaredSandbox, image: ImageConfig) -> Diagnostic | No
     if image.reserved:
         message = f"the image {spec.image} has labels that are sandboxrun's own: {', '.join(image.reserved)}"
         help = "build it without them; an image must not claim to own containers"
+        return _fault(sandbox, "image", message, help)
+    if hiding := sorted(TOLD & image.labels.keys()):
+        message = f"the image {spec.image} has labels that hide how a sandbox ended: {', '.join(hiding)}"
+        help = "build it without them: in the engine's events they take the place of what it says itself"
         return _fault(sandbox, "image", message, help)
     mounted = [mount.target for mount in spec.volumes]
     mounted += [spec.workspace.target] if spec.workspace is not None else []

@@ -133,7 +133,7 @@ class ProcessOptions(RowData):
         example="agent",
     )
     labels: Mapping[str, str] = option(
-        Pairs(name=LABEL, reserved=labels.PREFIX),
+        Pairs(name=LABEL, reserved=labels.PREFIX, told=labels.TOLD),
         default=freeze({}),
         description="Custom labels.",
         example={"team": "research"},

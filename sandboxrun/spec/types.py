@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -517,6 +517,7 @@ class Pairs(Entries):
     bare: bool = False
     name: Text = Text(pattern=r"[^=\x00\s]+", hint="a name")
     reserved: str | None = None  # a prefix that is ours
+    told: Collection[str] = ()  # names that hide what the engine says under them
 
     def split(self, text: str) -> tuple[str, str | None] | None:
         name, equals, value = text.partition("=")
@@ -526,6 +527,8 @@ class Pairs(Entries):
         name = super().named(key, problems)
         if self.reserved and name is not INVALID and name.startswith(self.reserved):
             problems.add(f'names that begin with "{self.reserved}" are sandboxrun\'s own', key.span, "use another")
+        if name in self.told:
+            problems.add(f'a label "{name}" hides how the sandbox ended', key.span, "use another name")
         return name
 
     def value(self, name: str, node: Node, problems: Problems) -> Any:

@@ -4,6 +4,7 @@ others run of one, or label by hand, is not taken for the project's."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -56,6 +57,30 @@ def labelled(engine_client: docker.DockerClient, project: str, busybox: str) -> 
     yield make
     for id in made:
         engine_client.images.remove(id, force=True)
+
+
+def test_labels_that_stand_in_for_what_events_tell_are_refused_in_the_plan(
+    cli: Cli, engine_client: docker.DockerClient, project: str, labelled: Callable[..., str]
+) -> None:
+    """An engine puts a container's labels over what it tells of its end: who knows of that end by the events alone,
+    another job, say, took a failure for a success."""
+    image = labelled({"exitCode": "0", "signal": "15", "name": "other"})
+    (cli.cwd / "sandbox.yaml").write_text(
+        f"name: {project}\nsandboxes: {{a: {{image: '{image}', command: ['false'], network_mode: none}}}}\n"
+    )
+    ran = cli("run", "a")
+    assert ran.code == 125
+    assert f"a: the image {image} has labels that hide how a sandbox ended: exitCode, signal\n" in ran.err
+    # what is refused for it: the engine's own event of such an end
+    api = engine_client.api
+    id = api.create_container(image, ["sh", "-c", "exit 3"], name=f"{project}-by-hand")["Id"]
+    try:
+        api.start(id)
+        assert api.wait(id)["StatusCode"] == 3
+        events = api.events(since=0, until=int(time.time()) + 2, filters={"container": id, "event": "die"}, decode=True)
+        assert next(events)["Actor"]["Attributes"]["exitCode"] == "0"
+    finally:
+        api.remove_container(id, force=True)
 
 
 SANDBOXES = (
