@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from typing import Any
+
+from msgspec import structs
 
 from sandboxrun import __version__
 from sandboxrun.data import Data
@@ -19,11 +20,11 @@ from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.report.markdown import Page, code, cut, escaped
 from sandboxrun.report.table import columns, table
 from sandboxrun.spec.project import Profile
-from sandboxrun.spec.types import freeze
 
 # -- A verification's findings, ready to be shown: counted, in order, masked, and with what to do
 
 LONGEST = 1000  # characters of what was seen: the rest is in nobody's interest but an attacker's
+_TEXTS = ("control", "title", "field", "expected", "seen")  # of a finding
 # What matters first.
 ORDER = (Verdict.FAILS, Verdict.INCONCLUSIVE, Verdict.HOLDS, Verdict.NOT_APPLICABLE)
 _WORDS = {
@@ -34,71 +35,77 @@ _WORDS = {
 }
 
 
-class Report(Data, unshown=("sensitive",)):
-    """What a verification found of a project. `running`: live sandboxes were looked at from outside; else the probe
-    ran in each. `opened` is what the profile opens that the defaults don't, a sentence each, by sandbox."""
+class Part(Data):
+    """One sandbox of a report: what was found, that first which matters most, and of what holds that which the profile
+    itself opens; `opened` is what it opens that the defaults don't, a sentence each."""
+
+    sandbox: str
+    findings: tuple[Finding, ...]
+    opened: tuple[str, ...]
+
+
+class Report(Data):
+    """What a verification found of a project, by sandbox, as it may be shown: masked, each text on one line, bounded.
+    `running`: live sandboxes were looked at from outside; else the probe ran in each."""
 
     project: str
-    findings: tuple[Finding, ...]
-    running: bool = False
-    sensitive: frozenset[str] = frozenset()
-    opened: Mapping[str, tuple[str, ...]] = freeze({})
+    parts: tuple[Part, ...]
+    running: bool
 
     @classmethod
-    def of(cls, profile: Profile, findings: tuple[Finding, ...], *, running: bool) -> Report:
-        """What was found of a profile's sandboxes."""
-        declared = {name: profile.sandbox(_address(name)) for name in dict.fromkeys(f.sandbox for f in findings)}
-        return cls(
-            project=profile.project,
-            findings=findings,
-            running=running,
-            sensitive=profile.sensitive,
-            opened=freeze({name: opened(one.spec) for name, one in declared.items() if one is not None}),
-        )
+    def of(cls, profile: Profile, findings: Iterable[Finding], *, running: bool) -> Report:
+        """What was found of a profile's sandboxes, in the order of the first finding of each."""
+
+        def shown(text: str) -> str:
+            text = redact(text, profile.sensitive)  # whole: a part of what is sensitive would not be found
+            return one_line(text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)")
+
+        named: dict[str, list[Finding]] = {}
+        for finding in findings:
+            named.setdefault(finding.sandbox, []).append(finding)
+        parts = []
+        for name, found in named.items():
+            found.sort(key=lambda f: (ORDER.index(f.verdict), not f.note.startswith(OPEN)))
+            told = (
+                structs.replace(f, **{key: shown(getattr(f, key)) for key in ("sandbox", *_TEXTS, "note")})
+                for f in found
+            )
+            declared = profile.sandbox(_address(name))
+            opens = map(shown, opened(declared.spec)) if declared is not None else ()
+            parts.append(Part(sandbox=shown(name), findings=tuple(told), opened=tuple(opens)))
+        return cls(project=profile.project, parts=tuple(parts), running=running)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All of them."""
+        return tuple(finding for part in self.parts for finding in part.findings)
 
     @property
     def verified(self) -> bool:
         """Whether all holds: what is inconclusive does not count, and nothing found is nothing verified."""
-        return bool(self.findings) and all(finding.verdict.passes for finding in self.findings)
-
-    @property
-    def sandboxes(self) -> Mapping[str, tuple[Finding, ...]]:
-        """The findings by sandbox, in the order of the first of each; what matters first, and of what holds that which
-        the profile itself opens."""
-        order = list(dict.fromkeys(finding.sandbox for finding in self.findings))
-        named = sorted(
-            self.findings, key=lambda f: (order.index(f.sandbox), ORDER.index(f.verdict), not f.note.startswith(OPEN))
-        )
-        return {name: tuple(group) for name, group in groupby(named, key=lambda f: f.sandbox)}
+        return bool(self.parts) and not self.faults
 
     @property
     def faults(self) -> tuple[Finding, ...]:
-        """Those that do not hold or are inconclusive, by sandbox."""
-        return tuple(f for group in self.sandboxes.values() for f in group if not f.verdict.passes)
+        """Those that do not hold or are inconclusive."""
+        return tuple(finding for finding in self.findings if not finding.verdict.passes)
 
-    def masked(self, text: str) -> str:
-        """A text as it may be shown: masked, on one line, bounded."""
-        cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
-        return one_line(redact(cut, self.sensitive))
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """What the profile opens, with the sandbox that it opens it for."""
+        return tuple(f"{part.sandbox} {said}" for part in self.parts for said in part.opened)
 
     def advice(self, finding: Finding) -> str:
         """What to do about one that does not hold or is inconclusive; "" for others."""
-        control = self.masked(finding.control)
-        match finding.verdict:
-            case Verdict.HOLDS | Verdict.NOT_APPLICABLE:
-                return ""
-            case Verdict.INCONCLUSIVE:
-                return f"what is unknown counts as not enforced; docs/verify.md explains how {control} is seen"
-            case Verdict.FAILS if self.running:
-                name = _address(finding.sandbox)
-                return self.masked(
-                    f"what runs does not match the profile: run `sandboxrun apply --replace {name}` to replace it"
-                )
-            case _:
-                return (
-                    f"the engine does not enforce it: `sandboxrun doctor` shows what it offers, docs/verify.md how "
-                    f"{control} is seen"
-                )
+        if finding.verdict.passes:
+            return ""
+        seen = f"{finding.control} is seen"
+        if finding.verdict is Verdict.INCONCLUSIVE:
+            return f"what is unknown counts as not enforced; docs/verify.md explains how {seen}"
+        if self.running:
+            name = _address(finding.sandbox)
+            return f"what runs does not match the profile: run `sandboxrun apply --replace {name}` to replace it"
+        return f"the engine does not enforce it: `sandboxrun doctor` shows what it offers, docs/verify.md how {seen}"
 
 
 def _address(sandbox: str) -> str:
@@ -139,38 +146,34 @@ def verify_text(report: Report, *, width: int | None = None, colour: bool = Fals
     def painted(text: str, shade: str) -> str:
         return f"{shade}{text}{_RESET}" if colour else text
 
-    opened = [f"  ! {report.masked(f'{name} {said}')}" for name, every in report.opened.items() for said in every]
-    blocks = ["\n".join([painted(_OPENED, _BOLD), *(painted(line, "\x1b[1;33m") for line in opened)])] if opened else []
-    for name, found in report.sandboxes.items():
-        cells = [[*map(report.masked, (f.control, f.field, f.expected, f.seen))] for f in found]
-        last = [_cut(_verdict(finding, report), 2 * _CELL) for finding in found]
-        every = [(*map(_cut, row), verdict) for row, verdict in zip(cells, last, strict=True)]
-        head, *rows = table(_HEADS, every).split("\n")
+    opened = [painted(f"  ! {said}", "\x1b[1;33m") for said in report.opened]
+    blocks = ["\n".join([painted(_OPENED, _BOLD), *opened])] if opened else []
+    for part in report.parts:
+        found = part.findings
+        cells = [(*map(_cut, (f.control, f.field, f.expected, f.seen)), _cut(_verdict(f), 2 * _CELL)) for f in found]
+        head, *rows = table(_HEADS, cells).split("\n")
         listed = width is not None and max(map(columns, (head, *rows))) > width
         body = [] if listed else [painted(head, _DIM)]
-        for finding, row, (control, _, expected, seen) in zip(found, rows, cells, strict=True):
-            if listed:
-                row = f"{_MARKS[finding.verdict]} {control}: {_verdict(finding, report)}"
-            body.append(painted(row, _SHADES.get(finding.verdict, _DIM)))
-            if listed and finding.verdict is not Verdict.NOT_APPLICABLE:
-                body.append(f"    expected {expected or '-'}, seen {seen or '-'}")
-        blocks.append("\n".join([painted(f"{report.masked(name)}: {counted(found)}", _BOLD), *body]))
+        for f, row in zip(found, rows, strict=True):
+            line = f"{_MARKS[f.verdict]} {f.control}: {_verdict(f)}" if listed else row
+            body.append(painted(line, _SHADES.get(f.verdict, _DIM)))
+            if listed and f.verdict is not Verdict.NOT_APPLICABLE:
+                body.append(f"    expected {f.expected or '-'}, seen {f.seen or '-'}")
+        blocks.append("\n".join([painted(f"{part.sandbox}: {counted(found)}", _BOLD), *body]))
     lines = []  # what is wrong, whole, and what to do
     for f in report.faults:
-        name, control, title = map(report.masked, (f.sandbox, f.control, f.title))
-        lines.append(f"{name}, {control}: {f.verdict.value} ({title})")
-        lines.append(f"    expected: {report.masked(f.expected) or '-'}")
-        lines.append(f"    seen:     {report.masked(f.seen) or '-'}")
-        lines += [f"    note:     {report.masked(f.note)}"] if f.note else []
+        lines.append(f"{f.sandbox}, {f.control}: {f.verdict.value} ({f.title})")
+        lines.append(f"    expected: {f.expected or '-'}")
+        lines.append(f"    seen:     {f.seen or '-'}")
+        lines += [f"    note:     {f.note}"] if f.note else []
         lines.append(f"    to do:    {report.advice(f)}")
     blocks += ["\n".join(lines)] if lines else []
     blocks.append(painted(ended(report), _SHADES[Verdict.HOLDS if report.verified else Verdict.FAILS]))
     return "\n\n".join(blocks)
 
 
-def _verdict(finding: Finding, report: Report) -> str:
-    note = report.masked(finding.note)
-    return f"{finding.verdict.value}: {note}" if note else finding.verdict.value
+def _verdict(finding: Finding) -> str:
+    return f"{finding.verdict.value}: {finding.note}" if finding.note else finding.verdict.value
 
 
 def _cut(text: str, most: int = _CELL) -> str:
@@ -184,7 +187,6 @@ def _cut(text: str, most: int = _CELL) -> str:
 # -- A verification as JSON, for programs. Owns the format (`schemas/verify.schema.json`). Pure
 
 FORMAT_VERSION = "1.1"
-_SHOWN = ("control", "title", "field", "expected", "seen")
 
 
 def verify_json(report: Report) -> dict[str, Any]:
@@ -198,21 +200,21 @@ def verify_json(report: Report) -> dict[str, Any]:
         "summary": _summary(report.findings),
         "sandboxes": [
             {
-                "sandbox": report.masked(name),
-                "verified": all(finding.verdict.passes for finding in found),
-                "summary": _summary(found),
-                "opened": [report.masked(said) for said in report.opened.get(name, ())],
+                "sandbox": part.sandbox,
+                "verified": all(finding.verdict.passes for finding in part.findings),
+                "summary": _summary(part.findings),
+                "opened": list(part.opened),
                 "findings": [
                     {
-                        **{key: report.masked(getattr(finding, key)) for key in _SHOWN},
+                        **{key: getattr(finding, key) for key in _TEXTS},
                         "verdict": _word(finding.verdict.value),
-                        "note": report.masked(finding.note),
+                        "note": finding.note,
                         "advice": report.advice(finding),
                     }
-                    for finding in found
+                    for finding in part.findings
                 ],
             }
-            for name, found in report.sandboxes.items()
+            for part in report.parts
         ],
     }
 
@@ -247,37 +249,34 @@ def verify_markdown(report: Report) -> str:
         "",
     ]
     page = Page("\n".join([*head, ""]), whole="the job's log")
-    opened = [f"{name} {said}" for name, every in report.opened.items() for said in every]
-    if opened:
+    if report.opened:
         page.add(f"{_OPENED}\n\n")
-        page.add_each((f"- {_cell(said, report)}\n" for said in opened), "of what the profile opens")
+        page.add_each((f"- {_cell(said)}\n" for said in report.opened), "of what the profile opens")
         page.add("\n")
     faults = []
     for f in report.faults:
-        cells = " | ".join(_cell(text, report) for text in (f.expected, f.seen))
-        do = "; ".join(filter(None, (report.masked(f.note), report.advice(f))))
-        named = " | ".join(code(cut(report.masked(text), _LONG_CELL)) for text in (f.sandbox, f.control))
+        cells = " | ".join(_cell(text) for text in (f.expected, f.seen))
+        do = "; ".join(filter(None, (f.note, report.advice(f))))
+        named = " | ".join(code(cut(text, _LONG_CELL)) for text in (f.sandbox, f.control))
         faults.append(f"| {_SIGNS[f.verdict]} | {named} | {cells} | {escaped(cut(do, 600))} |\n")
     if faults:
         page.add("| | Sandbox | Control | Expected | Seen | What to do |\n| --- | --- | --- | --- | --- | --- |\n")
         page.add_each(faults, "of the faults' lines")
         page.add("\n")
-    blocks = [_details(name, found, report) for name, found in report.sandboxes.items()]
-    page.add_each(blocks, "of the sandboxes' tables")
+    page.add_each(map(_details, report.parts), "of the sandboxes' tables")
     return page.text
 
 
-def _cell(text: str, report: Report) -> str:
-    told = cut(report.masked(text), _LONG_CELL)
-    return escaped(told) if told else ""
+def _cell(text: str) -> str:
+    return escaped(cut(text, _LONG_CELL))
 
 
-def _details(name: str, found: tuple[Finding, ...], report: Report) -> str:
+def _details(part: Part) -> str:
     rows = []
-    for finding in found:
+    for finding in part.findings:
         sign = _SIGNS.get(finding.verdict, finding.verdict.value)
         texts = (finding.field, finding.expected, "; ".join(filter(None, (finding.seen, finding.note))))
-        cells = " | ".join(_cell(text, report) for text in texts)
-        rows.append(f"| {sign} | {code(cut(report.masked(finding.control), _CELL))} | {cells} |\n")
-    summary = f"<summary>{code(cut(report.masked(name), _CELL))}: {escaped(counted(found))}</summary>"
+        cells = " | ".join(_cell(text) for text in texts)
+        rows.append(f"| {sign} | {code(cut(finding.control, _CELL))} | {cells} |\n")
+    summary = f"<summary>{code(cut(part.sandbox, _CELL))}: {escaped(counted(part.findings))}</summary>"
     return f"\n<details>{summary}\n\n{_HEAD}{''.join(rows)}\n</details>\n"

@@ -26,6 +26,7 @@ from sandboxrun.report.verify import Report, verify_json, verify_markdown, verif
 from sandboxrun.spec.state import Ending, How
 from tests.conftest import Ran
 from tests.scenarios.world import IMAGE
+from tests.unit.plan.world import profile
 
 VARIABLE = "hunter2 'quoted' \"twice\" \\ end"
 SECRET = "-----BEGIN KEY-----\n0123456789abcdefghij\nklmnopqrstuvwxyz0123\n-----END KEY-----"
@@ -168,7 +169,7 @@ def test_reports_show_it_in_no_form() -> None:
         verdict=Verdict.FAILS,
     )  # fmt: skip
     for running in (True, False):
-        report = Report(project="tale", findings=(finding,), running=running, sensitive=known)
+        report = Report.of(profile(project="tale", sensitive=known), (finding,), running=running)
         told = [verify_text(report), verify_text(report, width=40), json.dumps(verify_json(report))]
         assert [leaks(form) for form in (*told, verify_markdown(report))] == [[], [], [], []]
     fault = redacted(Diagnostic(message=text, help=text), known)
@@ -192,9 +193,9 @@ def test_output_of_sandboxes_is_masked_however_it_is_cut(capfd: pytest.CaptureFi
 
 
 def test_no_repr_shows_it(here: Path) -> None:
-    profile = load((here / "sandbox.yaml",), inputs=Inputs(environment=ENVIRONMENT))
-    assert set(EVERY) - {SECRET} <= profile.sensitive
-    assert leaks(repr(profile.inputs)) == [] and "sensitive=" not in repr(profile)
+    loaded = load((here / "sandbox.yaml",), inputs=Inputs(environment=ENVIRONMENT))
+    assert set(EVERY) - {SECRET} <= loaded.sensitive
+    assert leaks(repr(loaded.inputs)) == [] and "sensitive=" not in repr(loaded)
 
 
 def test_a_short_value_is_masked_where_it_is_a_whole_one() -> None:

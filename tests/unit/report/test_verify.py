@@ -39,7 +39,13 @@ FOUND = (
     finding("network", Verdict.INCONCLUSIVE, seen="", note="the weak sandbox shows no difference: nothing was seen"),
     finding("memory", sandbox='agent["lint"]', note="declared open: no limit"),
 )
-REPORT = Report(project="review", findings=FOUND)
+
+
+def of(*findings: Finding, running: bool = False, sensitive: frozenset[str] = frozenset()) -> Report:
+    return Report.of(profile(project="review", sensitive=sensitive), findings, running=running)
+
+
+REPORT = of(*FOUND)
 
 
 def test_the_whole_text() -> None:
@@ -84,7 +90,7 @@ def test_what_the_profile_opens_comes_first() -> None:
     assert first == "The profile opens what the defaults close:"
     assert {line.split()[1] for line in opened} == {"agent"} and len(opened) == len(set(opened)) >= 6
     assert any("root" in line for line in opened) and any("NET_ADMIN" in line for line in opened)
-    assert [f.control for f in report.sandboxes["agent"]] == ["capabilities", "memory"]
+    assert [f.control for f in report.parts[0].findings] == ["capabilities", "memory"]
     document = verify_json(report)
     jsonschema.validate(document, SCHEMA)
     assert [f"  ! agent {line}" for line in document["sandboxes"][0]["opened"]] == opened[: len(opened) // 2]
@@ -97,7 +103,7 @@ def test_what_the_profile_opens_comes_first() -> None:
 
 
 def test_a_narrow_terminal_has_a_list() -> None:
-    said = verify_text(Report(project="review", findings=FOUND[:3]), width=60)
+    said = verify_text(of(*FOUND[:3]), width=60)
     assert said.startswith(
         "\n".join(
             [
@@ -123,7 +129,7 @@ def test_colours_add_nothing_but_colours(width: int | None) -> None:
 
 
 def test_the_whole_document() -> None:
-    report = Report(project="review", findings=FOUND[:2], running=True)
+    report = of(*FOUND[:2], running=True)
     summary = {"holds": 1, "does_not_hold": 1, "inconclusive": 0, "not_applicable": 0}
     document = verify_json(report)
     assert document == {
@@ -180,7 +186,7 @@ def test_the_schema_is_strict() -> None:
 
 
 def test_the_whole_comment() -> None:
-    report = Report(project="review", findings=FOUND[:2])
+    report = of(*FOUND[:2])
     assert verify_markdown(report) == "\n".join(
         [
             "<!-- sandboxrun verify review -->",
@@ -220,16 +226,16 @@ def test_the_whole_comment() -> None:
     ],
 )
 def test_unknown_never_counts_as_passed(findings: tuple[Finding, ...], verified: bool) -> None:
-    assert Report(project="review", findings=findings).verified is verified
+    assert of(*findings).verified is verified
 
 
 def test_what_a_sandbox_wrote_is_told_harmlessly() -> None:
     hostile = finding(HOSTILE, Verdict.FAILS, seen=HOSTILE, sandbox=f'agent["{HOSTILE}"]', note=HOSTILE)
-    report = Report(project="review", findings=(hostile,))
+    report = of(hostile)
     text, document, comment = verify_text(report), json.dumps(verify_json(report)), verify_markdown(report)
     for said in (text, document, comment):
         assert "\x1b" not in said and "\r" not in said
-    assert len(text.split("\n")) == len(verify_text(Report(project="review", findings=FOUND[3:4])).split("\n"))
+    assert len(text.split("\n")) == len(verify_text(of(*FOUND[3:4])).split("\n"))
     assert comment.count("</details>") == comment.count("<details>") == 1
     assert "<script>" not in comment and "@octocat" not in comment and "](https" not in comment
     assert all(line.count("|") in (6, 7) for line in comment.split("\n") if line.startswith("| **"))
@@ -238,16 +244,32 @@ def test_what_a_sandbox_wrote_is_told_harmlessly() -> None:
 
 def test_sensitive_values_are_masked_and_endless_ones_cut() -> None:
     long = finding("memory", Verdict.FAILS, seen="x" * 10 * LONGEST, expected="hunter22")
-    report = Report(project="review", findings=(long,), sensitive=frozenset({"hunter22"}))
+    report = of(long, sensitive=frozenset({"hunter22"}))
     for said in (verify_text(report), json.dumps(verify_json(report)), verify_markdown(report)):
         assert "hunter22" not in said and "x" * (LONGEST + 1) not in said
+
+
+def test_what_is_sensitive_is_masked_before_a_text_is_cut() -> None:
+    report = of(
+        finding("memory", Verdict.FAILS, seen="x" * (LONGEST - 4) + "hunter22"), sensitive=frozenset({"hunter22"})
+    )
+    for said in (verify_text(report), json.dumps(verify_json(report)), verify_markdown(report)):
+        assert "hunt" not in said
+
+
+def test_two_sandboxes_whose_names_are_masked_stay_two() -> None:
+    agents = tuple(declared(f'agent["{key}"]', read_only=False) for key in ("hunter21", "hunter22"))
+    given = profile(*agents, sensitive=frozenset({"hunter21", "hunter22"}))
+    told = verify_json(Report.of(given, [finding("memory", sandbox=one.address) for one in agents], running=False))
+    assert [len(one["findings"]) for one in told["sandboxes"]] == [1, 1]
+    assert all(one["opened"] for one in told["sandboxes"]) and "hunter" not in json.dumps(told)
 
 
 def test_a_comment_is_never_too_long() -> None:
     many = tuple(
         finding(f"c{n}", Verdict.FAILS, seen="|" * LONGEST, sandbox=f"s{s}") for s in range(20) for n in range(40)
     )
-    comment = verify_markdown(Report(project="review", findings=many))
+    comment = verify_markdown(of(*many))
     assert len(comment) <= LIMIT
     assert "are left out here" in comment
 
