@@ -6,6 +6,7 @@ Owns how options become a `Subject`. Pure; what lies on the disk is the caller's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from sandboxrun.audit.subject import (
     PROFILE,
@@ -40,10 +41,8 @@ def subjects(profile: Profile, disk: Disk | None = None) -> tuple[Subject, ...]:
 
 
 def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
-    spec, networks = (
-        sandbox.spec,
-        ((name, profile.networks.get(name) or NetworkSpec()) for name in sandbox.spec.networks),
-    )
+    spec = sandbox.spec
+    networks = ((name, profile.networks.get(name) or NetworkSpec()) for name in spec.networks)
     return Subject(
         name=sandbox.address,
         kind=PROFILE,
@@ -107,53 +106,38 @@ def _subject(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Subject:
 
 
 def _mounts(sandbox: DeclaredSandbox, profile: Profile, disk: Disk) -> Iterator[Mounted]:
-    """Volumes, and a workspace that lies outside of the project: one below it has rules of its own."""
-    top = disk.real(str(profile.directory))
-    work = sandbox.spec.workspace
-    if work is not None and not below(real := disk.real(str(sandbox.workspace or work.source)), top):
-        yield Mounted(
-            kind="bind",
-            source=real,
-            target=work.target,
-            written=work.source,
-            read_only=work.access != "rw",
-            inside=False,
-            holds=disk.holds(real),
-            key="workspace",
-        )
-    for mount in sandbox.spec.volumes:
+    """Volumes, and a workspace and files that lie outside of the project: what is below it has rules of its own."""
+    top, spec, work = disk.real(str(profile.directory)), sandbox.spec, sandbox.spec.workspace
+
+    def bind(path: str, **said: Any) -> Mounted:
+        real = disk.real(path)
+        return Mounted(kind="bind", source=real, inside=below(real, top), holds=disk.holds(real), **said)
+
+    def is_outside(path: str) -> bool:
+        return not below(disk.real(path), top)
+
+    if work is not None and is_outside(path := str(sandbox.workspace or work.source)):
+        yield bind(path, target=work.target, written=work.source, read_only=work.access != "rw", key="workspace")
+    for mount in spec.volumes:
         source = mount.source or ""
         if mount.type == "bind":
-            real = disk.real(source)
-            yield Mounted(
-                kind="bind",
-                source=real,
-                target=mount.target,
-                written=source,
-                read_only=mount.read_only,
-                inside=below(real, top),
-                holds=disk.holds(real),
-            )
-        else:
-            shown = profile.volumes[source].bound if source in profile.volumes else ""
-            device = shown if is_of_the_host(shown) else ""
-            yield Mounted(
-                kind="bind" if device else "volume",
-                source=device or source,
-                target=mount.target,
-                written=device or source,
-                read_only=mount.read_only,
-                inside=not device or below(device, str(profile.directory)),
-            )
-    given = (("secrets", profile.secrets, sandbox.spec.secrets), ("configs", profile.configs, sandbox.spec.configs))
-    for key, declared, refs in given:
+            yield bind(source, target=mount.target, written=source, read_only=mount.read_only)
+            continue
+        shown = profile.volumes[source].bound if source in profile.volumes else ""
+        device = shown if is_of_the_host(shown) else ""
+        yield Mounted(
+            kind="bind" if device else "volume",
+            source=device or source,
+            target=mount.target,
+            written=device or source,
+            read_only=mount.read_only,
+            inside=not device or below(device, str(profile.directory)),
+        )
+    for key, declared, refs in (("secrets", profile.secrets, spec.secrets), ("configs", profile.configs, spec.configs)):
         for ref in refs:
-            path = (declared.get(ref.source) or FileSpec()).file
-            if path is not None and not below(real := disk.real(path), top):
-                name = ref.file_name
-                yield Mounted(
-                    kind="bind", source=real, target=name, written=path, read_only=True, inside=False, key=key
-                )
+            file = (declared.get(ref.source) or FileSpec()).file
+            if file is not None and is_outside(file):
+                yield bind(file, target=ref.file_name, written=file, read_only=True, key=key)
 
 
 def _given(declared: Mapping[str, FileSpec], refs: tuple[FileRef, ...]) -> Iterator[GivenFile]:
