@@ -457,8 +457,8 @@ def wait_for(
     patience: float | None = None,
     settings: ApplySettings | None = None,
 ) -> Mapping[str, int | None]:
-    """Wait until none of the sandboxes runs; their exit codes, as `codes` has them, whoever took their evidence
-    meanwhile. Their lifetimes are enforced.
+    """Wait until none of the sandboxes runs; their exit codes, from the engine or the record, whoever took their
+    evidence meanwhile: None for one that never ran. Their lifetimes are enforced.
 
     Raises WaitTimeout after `patience` seconds.
     """
@@ -476,34 +476,19 @@ def wait_for(
             job.close()
         snapshot = engine.observe(profile, store, events=events)
         left = {o.id for o in snapshot.sandboxes}
-        gone = {a: job.result(a).exit_code for a, made in job.made.items() if made.id not in left}
-        found = {**_codes(snapshot, chosen.values()), **gone}
+        found = {address: _recorded_code(record_of(sandbox, snapshot)) for address, sandbox in chosen.items()}
+        for observed in snapshot.sandboxes:
+            if observed.address in found and not observed.apart and isinstance(observed.state, Ended):
+                how = How.TIMEOUT if observed.timed_out else How(observed.state.how or How.EXITED)
+                found[observed.address] = code_of(how, observed.state.exit_code)
+        found |= {a: job.result(a).exit_code for a, made in job.made.items() if made.id not in left}
     if faults := [fault for watch in job.watches.values() for fault in watch.faults()]:
         raise ApplyError(*faults)
     return found
 
 
-def codes(
-    engine: Backend, profile: Profile, store: Store, sandboxes: tuple[DeclaredSandbox, ...]
-) -> Mapping[str, int | None]:
-    """The exit code of each, from the engine or the record; None for one that never ran."""
-    return _codes(engine.observe(profile, store), sandboxes)
-
-
-def _codes(snapshot: Snapshot, sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, int | None]:
-    found = {sandbox.address: _recorded_code(record_of(sandbox, snapshot)) for sandbox in sandboxes}
-    for observed in snapshot.sandboxes:
-        if observed.address in found and not observed.apart and isinstance(observed.state, Ended):
-            how = How.TIMEOUT if observed.timed_out else How(observed.state.how or How.EXITED)
-            found[observed.address] = code_of(how, observed.state.exit_code)
-    return found
-
-
 def without_code(store: Store, profile: Profile, codes: Mapping[str, int | None]) -> Mapping[str, str]:
-    """Of those that `codes` has no code for: why, in words."""
+    """Of those that there is no code for: why, in words."""
     ran = {entry.sandbox for entry in store.entries(profile.project) if store.is_own(entry)}
     words = {True: "has not run with this spec", False: "never ran"}
     return {address: words[address in ran] for address, code in codes.items() if code is None}
-
-
-__all__ = ["WaitTimeout", "Waited", "apply_and_wait", "codes", "wait_for", "without_code"]

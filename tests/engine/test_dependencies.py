@@ -13,7 +13,7 @@ import pytest
 
 from sandboxrun.errors import ApplyError, ExitCode
 from sandboxrun.lifecycle import run as oneoff
-from sandboxrun.lifecycle.job import apply_and_wait, codes
+from sandboxrun.lifecycle.job import apply_and_wait, wait_for
 from sandboxrun.lifecycle.run import code_of
 from sandboxrun.plan.planner import Options
 from sandboxrun.spec.project import Profile
@@ -111,16 +111,15 @@ def test_what_ended_past_its_timeout_is_told_as_that(world: World, code: int) ->
     trap = f"trap 'exit {code}' TERM; sleep 30 & wait"
     profile = world.profile({"slow": {"command": ["sh", "-c", trap], "lifetime": {"timeout": "1s"}}})
     world.apply(profile)
-    from sandboxrun.lifecycle.job import wait_for
 
     wait_for(world.engine, profile, world.store, profile.sandboxes)
-    assert dict(codes(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}
+    assert dict(wait_for(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}
     (change,) = world.plan(profile).pending
     assert (change.note, change.reason.value) == ("stopped after its timeout", "delete_because_timeout")
     world.apply(profile)
     (done,) = world.plan(profile).changes
     assert done.note.startswith("timed out in run ")
-    assert dict(codes(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}
+    assert dict(wait_for(world.engine, profile, world.store, profile.sandboxes)) == {"slow": ExitCode.TIMEOUT}
 
 
 # -- a dependency that outlives what needs it
