@@ -408,11 +408,34 @@ class Whole(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("bo
         self.body = b""
 
 
+class _Arriving(io.RawIOBase):
+    """What arrives on a socket, waited for until `deadline`; where the socket does not wait, BlockingIOError."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.deadline: float | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._sock.gettimeout() != 0:
+            self._sock.settimeout(seconds_left(self.deadline))
+        return self._sock.recv_into(buffer)
+
+
 class _Reader(io.BufferedReader):
-    """What arrives on a connection, for one HTTPResponse after the other: each closes at its end what it reads from."""
+    """What arrives, for one HTTPResponse after the other: each closes at its end what it reads from."""
 
     def makefile(self, _mode: str) -> _Reader:
         return self
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """A whole line: http.client takes a head that was cut off for one that ends there."""
+        line = super().readline(size)
+        if not line.endswith(b"\n") and len(line) != size:
+            raise http.client.IncompleteRead(line)
+        return line
 
     def close(self) -> None:
         """It ends with its socket."""
@@ -423,8 +446,19 @@ class _Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._reader = _Reader(socket.SocketIO(sock, "r"))
+        self._arriving = _Arriving(sock)
+        self._reader = _Reader(self._arriving)
         self.ended = False  # by the engine, after its last answer
+
+    def is_usable(self) -> bool:
+        """Whether it is as its last answer left it: it may have ended, and what nobody asked for would be taken for the
+        answer to the next question."""
+        self.sock.settimeout(0)
+        try:
+            self._reader.peek(1)
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
+        return False
 
     def send(self, requests: Iterable[Request], deadline: float | None) -> None:
         fields = {"Host": "docker", "Accept-Encoding": "identity", "User-Agent": "sandboxrun"}
@@ -436,34 +470,31 @@ class _Connection:
         self.sock.sendall(heads)
 
     def answer(self, request: Request, deadline: float | None) -> Whole:
-        """The next one. Piece by piece, for else neither its size nor the time it takes had an end."""
-        self.sock.settimeout(seconds_left(deadline))
-        answer = http.client.HTTPResponse(self._reader, method=request.method)  # type: ignore[arg-type]
-        answer.begin()
-        body, most = bytearray(), MAX_WHOLE if request.most is None else request.most
+        """The next one."""
+        self._arriving.deadline = deadline
+        if not self._reader.peek(1):
+            raise http.client.RemoteDisconnected("no answer")
+        while True:
+            with http.client.HTTPResponse(self._reader, method=request.method) as answer:  # type: ignore[arg-type]
+                answer.begin()
+                if answer.status >= 200:  # of what comes before the answer http.client itself passes over 100 only
+                    return self._whole(answer, MAX_WHOLE if request.most is None else request.most)
+
+    def _whole(self, answer: http.client.HTTPResponse, most: int) -> Whole:
+        """All of it. Piece by piece, for else its size had no end."""
+        body = bytearray()
         while piece := answer.read1(PIECE):
             body += piece
             if len(body) > most:
                 raise TooLarge(f"the engine's answer is larger than {most} bytes")
-            self.sock.settimeout(seconds_left(deadline))
         if answer.length and answer.chunked is False:
             raise http.client.IncompleteRead(bytes(body), answer.length)
         self.ended = answer.will_close
         fields = {name.lower(): value for name, value in answer.getheaders()}
         return Whole(status=answer.status, headers=fields, body=bytes(body))
 
-    def is_usable(self) -> bool:
-        """Whether nothing has come that nobody asked for: it would be taken for the answer to the next question. One
-        that ended is, until it is used: then it shows."""
-        self.sock.settimeout(0)
-        try:
-            return not self._reader.peek(1)
-        except OSError:
-            return False
-
     def close(self) -> None:
         self.sock.close()
-        self._reader.raw.close()
 
 
 class LocalTransport:
@@ -475,6 +506,7 @@ class LocalTransport:
         self._parallelism = max(1, parallelism)
         self._dial = dial
         self._idle: list[_Connection] = []
+        self._asking: set[socket.socket] = set()
         self._closed = False
         self.begin()
         forgetful(self)
@@ -482,10 +514,9 @@ class LocalTransport:
     def begin(self) -> None:
         """Without a connection: as made, and in a process forked from the one whose its connections are."""
         self._lock = threading.RLock()
-        self._asking: set[socket.socket] = set()
-        idle, self._idle = self._idle, []
-        for connection in idle:  # this process's half: the other one goes on using it
-            connection.close()
+        for sock in (*self._asking, *(connection.sock for connection in self._idle)):
+            sock.close()  # this process's half: the other one goes on using it
+        self._asking, self._idle = set(), []
         self.__dict__.pop("_docker_py", None)
 
     @cached_property
@@ -514,7 +545,7 @@ class LocalTransport:
         found: list[T] = []
         at_once = _AT_ONCE
         while sent := requests[len(found) : len(found) + at_once]:
-            left, deadline = len(requests) - len(found), sent[0].deadline()
+            deadline, known = sent[0].deadline(), len(found)
             with self._lock:
                 if self._closed:
                     raise Unreachable(CLOSED)
@@ -527,9 +558,9 @@ class LocalTransport:
                 self._exchange(connection, sent, deadline, lambda answer: found.append(read(answer)))
             except (OSError, http.client.HTTPException, TransportError) as error:
                 told = lost(error)
-                if not (isinstance(told, Broken) and (kept or len(sent) > 1)):
+                if not (isinstance(told, Broken) and (kept or len(sent) > 1 or self._closed)):
                     give_up(told, error)
-            if not kept and left - len(sent) < len(requests) - len(found):
+            if not kept and len(found) - known < len(sent):
                 at_once = 1
         return found
 
@@ -537,12 +568,12 @@ class LocalTransport:
         self, connection: _Connection, sent: Sequence[Request], deadline: float | None, take: Callable[[Whole], None]
     ) -> None:
         """Until all are answered, or the engine ends the connection after an answer. It is kept for the next ones."""
-        with self._lock:
-            if self._closed:
-                raise Unreachable(CLOSED)
-            self._asking.add(connection.sock)
         reusable = False
         try:
+            with self._lock:
+                if self._closed:
+                    raise Unreachable(CLOSED)
+                self._asking.add(connection.sock)
             connection.send(sent, deadline)
             for number, one in enumerate(sent):
                 take(connection.answer(one, one.deadline() if number else deadline))

@@ -35,6 +35,8 @@ from tests.engine.forwarders import ssh_command
 Script = Callable[[socket.socket, int], None]
 Peer = Callable[[Script], Engine]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+# What is not ended is told when it is forgotten, by newer Pythons on the user's terminal.
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 CHUNKS = st.binary(max_size=200).map(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".__add__)
 UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 
@@ -645,7 +647,7 @@ def test_many_questions_to_a_peer_that_ends_its_connections(peer: Peer, each: in
     ("said", "message"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{", "the connection ended before the answer did"),
-        (b"oh", "the answer is not HTTP"),
+        (b"oh\r\n", "the answer is not HTTP"),
         (b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\noops", "oops"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "the engine's answer is not a JSON object"),
     ],
@@ -666,6 +668,37 @@ def test_one_of_many_questions_fails(peer: Peer, said: bytes, message: str) -> N
     with pytest.raises(EngineError, match=f"inspecting 20 containers: {message}"):
         engine.inspect_containers(MANY[:20])
     assert engine.inspect_container("c1") == {"Id": "c1"}
+
+
+@pytest.mark.parametrize("route", ["unix"], indirect=True)
+def test_what_comes_before_an_answer_is_none(peer: Peer) -> None:
+    """Also to the first of many questions: the others' answers would be taken for those before them."""
+
+    def script(client: socket.socket, number: int) -> None:
+        rest = b""
+        while piece := client.recv(999):
+            *whole, rest = (rest + piece).split(b"\r\n\r\n")
+            for id in (id for head in whole for id in ids_in(head)):
+                client.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + answer_to(id))
+
+    engine = peer(script)
+    assert [c["Id"] for c in engine.inspect_containers(MANY)] == MANY
+    assert engine.inspect_container("b") == {"Id": "b"}
+
+
+@pytest.mark.parametrize("route", ["unix"], indirect=True)
+@pytest.mark.parametrize("left", range(1, len(answer_to(b"c7"))))
+def test_an_answer_that_is_cut_off_anywhere_is_asked_for_again(peer: Peer, left: int) -> None:
+    """A head that ends with its connection is not taken for a whole one."""
+
+    def script(client: socket.socket, number: int) -> None:
+        for id in ids_in(until_end_of_head(client)):
+            client.sendall(answer_to(id)[:left] if id == b"c7" and number == 0 else answer_to(id))
+            if id == b"c7":
+                return
+
+    engine = peer(script)
+    assert [c["Id"] for c in engine.inspect_containers(MANY[:9])] == MANY[:9]
 
 
 @pytest.mark.parametrize("route", ["unix"], indirect=True)
@@ -778,6 +811,22 @@ def test_a_body_that_drips_is_given_up(peer: Peer, method: str) -> None:
     with pytest.raises(EngineTimeout, match="trying: no answer in time") as caught:
         engine.request(method, "/x", operation="trying", timeout=0.4).read()
     assert causes(caught.value)
+
+
+@pytest.mark.parametrize("route", ["unix"], indirect=True)
+@pytest.mark.parametrize("piece", [b"A", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_a_head_that_drips_is_given_up(peer: Peer, piece: bytes) -> None:
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(b"HTTP/1.1 200 OK\r\n" if len(piece) == 1 else b"")
+        while True:
+            client.sendall(piece)
+            time.sleep(0.02)
+
+    began = time.monotonic()
+    with pytest.raises(EngineTimeout, match="trying: no answer in time"):
+        peer(script).request("GET", "/x", operation="trying", timeout=0.4)
+    assert time.monotonic() - began < 10
 
 
 @WAYS
