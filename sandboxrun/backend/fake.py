@@ -521,14 +521,13 @@ class Fake:
             case op.RemoveNetwork():
                 self._remove_network(step.network)
             case op.CreateGateway():
-                session.gateways[step.address] = self._beside(step.sandbox, GATEWAY, step.run, session)
+                self._beside(step.sandbox, GATEWAY, step.run, session)
             case op.StartGateway():
-                self._serve(step.container or session.gateways[step.address])
+                self._serve(step.container or session.companions[step.address][GATEWAY])
             case op.ReloadGateway():
                 self._box(step.container, "reloading the gateway")
             case op.StartKeeper():
-                session.keepers[step.address] = self._beside(step.sandbox, KEEPER, None, session)
-                self._serve(session.keepers[step.address])
+                self._serve(self._beside(step.sandbox, KEEPER, None, session))
             case op.CreateVolume():
                 self._create_volume(step, session)
             case op.CreatePart():
@@ -628,7 +627,7 @@ class Fake:
             labels.ROLE: role,
         }
         id = self._make(companion(sandbox.name, role), own, "helper", SandboxSpec(image="helper"))
-        session.companions.setdefault(sandbox.address, []).append(id)
+        session.companions[sandbox.address][role] = id
         return id
 
     def _serve(self, id: str) -> None:
@@ -745,9 +744,8 @@ class Fake:
         for step in (*failed, *skipped):
             if isinstance(step, op.CreatePart | op.CreateSandbox | WIRING) and step.address not in session.made:
                 with contextlib.suppress(SandboxrunError):
-                    self._remove_beside(
-                        session.companions.get(step.address, ()), session.private_networks.get(step.address)
-                    )
+                    beside = session.companions[step.address].values()
+                    self._remove_beside(beside, session.private_networks.get(step.address))
         with contextlib.suppress(SandboxrunError), self.reached("removing volumes") as world:
             runs = {session.run_of(step.address) for step in (*failed, *skipped) if step.address not in session.made}
             for name in [name for name, volume in world.volumes.items() if volume.run in runs]:

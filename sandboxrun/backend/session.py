@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -191,9 +192,8 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
         default_factory=dict
     )  # address → addresses on the sandbox's own network
     private_networks: dict[str, str] = field(default_factory=dict)  # address → id, of those made here
-    gateways: dict[str, str] = field(default_factory=dict)  # address → id, of those made here
-    keepers: dict[str, str] = field(default_factory=dict)  # address → id, of those made here
-    companions: dict[str, list[str]] = field(default_factory=dict)  # address → ids, of those made here
+    # address → role → id, of those made here
+    companions: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     plotting: threading.Lock = field(default_factory=threading.Lock)
     providing: threading.Lock = field(default_factory=threading.Lock)  # guards init_volume while it is looked for
     init_volume: str | None = None  # that has the init of sandboxes with a timeout, once it is known
@@ -581,7 +581,7 @@ def _discard(address: str, session: Session, look: Callable[[str], ObservedSandb
     if started:
         reached = session.engine.stop(made.id, timeout=1)
         ended = Watched(stopped_by="killed" if reached else "itself")
-        keep(observed, ended, session, known=True, gateway=session.gateways.get(address))
-    remove(observed, session.companions.get(address, ()), session.private_networks.get(address))
+        keep(observed, ended, session, known=True, gateway=session.companions[address].get(GATEWAY))
+    remove(observed, session.companions[address].values(), session.private_networks.get(address))
     session.store.unstage(made.run)
     return "evidence saved, removed" if started else "removed"

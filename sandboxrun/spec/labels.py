@@ -37,7 +37,6 @@ NAMES = PREFIX + "names"  # of a gateway that is no name server: the hosts that 
 NETWORK = PREFIX + "network"  # the key of a network
 VOLUME = PREFIX + "volume"  # the key of a volume, or "<address>.<part>"
 CONFIG = PREFIX + "config-digest"  # of a network's or volume's own options
-VERSION = PREFIX + "version"
 INIT = PREFIX + "init"  # the volume with the init that is PID 1; on a volume, the digest of the init in it
 # What an engine's events tell of a container's end, beside its labels: a label of that name takes its place.
 TOLD = frozenset({"exitCode", "signal"})

@@ -127,7 +127,7 @@ def test_rules_of_an_apply_that_was_not_finished_are_not_taken_for_those_recorde
         raise ApplyError("killed", help="")
 
     with monkeypatch.context() as patched, pytest.raises(ApplyError, match="killed"):
-        patched.setattr("sandboxrun.backend.docker.making.record_update", killed)
+        patched.setattr("sandboxrun.backend.docker.perform.record_update", killed)
         world.apply(wide)
     for profile in (narrow, wide):
         assert change(world.plan(profile), "a").action is Action.UPDATE

@@ -118,8 +118,7 @@ def create_gateway(step: op.CreateGateway, session: Session) -> str:
     run = step.run or session.run_of(step.address)
     payload = codec.gateway_payload(sandbox, session.profile.names, run, own_addresses, step.image)
     made = session.engine.create_container(companion(sandbox.name, GATEWAY), payload)
-    session.companions.setdefault(step.address, []).append(made.id)
-    session.gateways[step.address] = made.id
+    session.companions[step.address][GATEWAY] = made.id
     if made.warnings:
         raise ApplyError(*(f"the gateway of {step.address}: the engine warned: {text}" for text in made.warnings))
     place = {"IPAMConfig": {"IPv4Address": own_addresses.gateway}}
@@ -135,7 +134,7 @@ def create_gateway(step: op.CreateGateway, session: Session) -> str:
 
 def start_gateway(step: op.StartGateway, session: Session) -> str:
     """Start it, and wait for its word that it serves by its rules."""
-    container = step.container or session.gateways[step.address]
+    container = step.container or session.companions[step.address][GATEWAY]
     run = step.run or session.run_of(step.address)
     if step.container:
         _bring_back(step.sandbox, step.container, session)

@@ -85,6 +85,9 @@ class EngineFacts(Data):
     warnings: tuple[str, ...]
 
 
+# By limit the fields of /info that must hold.
+_LIMITS = {"memory": "MemoryLimit", "swap": "SwapLimit", "cpus": "CpuCfsQuota CpuCfsPeriod", "cpu_shares": "CPUShares"}
+_LIMITS |= {"cpuset": "CPUSet", "pids": "PidsLimit", "oom_kill_disable": "OomKillDisable"}
 # libnetwork's own (ipamutils), used when the engine tells no others; 20.10 to 28 agree.
 _SIXTEENS = "172.17.0.0/16 172.18.0.0/16 172.19.0.0/16 172.20.0.0/14 172.24.0.0/14 172.28.0.0/14"
 DEFAULT_POOLS = (*(Pool(base=base, size=16) for base in _SIXTEENS.split()), Pool(base="192.168.0.0/16", size=20))
@@ -117,15 +120,7 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
         selinux="selinux" in security,
         userns="userns" in security,
         rootless="rootless" in security,
-        limits=Limits(
-            memory=bool(info.get("MemoryLimit")),
-            swap=bool(info.get("SwapLimit")),
-            cpus=bool(info.get("CpuCfsQuota") and info.get("CpuCfsPeriod")),
-            cpu_shares=bool(info.get("CPUShares")),
-            cpuset=bool(info.get("CPUSet")),
-            pids=bool(info.get("PidsLimit")),
-            oom_kill_disable=bool(info.get("OomKillDisable")),
-        ),
+        limits=Limits(**{name: all(map(info.get, keys.split())) for name, keys in _LIMITS.items()}),
         storage_driver=str(info.get("Driver", "")),
         storage_quota=_quota(info),
         logging_driver=str(info.get("LoggingDriver", "")),

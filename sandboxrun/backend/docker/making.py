@@ -189,8 +189,7 @@ def start_keeper(step: op.StartKeeper, session: Session) -> str:
     run = session.run_of(step.address)
     payload = keeper_payload(step.sandbox, session.profile.project, run, places, step.image)
     made = session.engine.create_container(companion(step.sandbox.name, KEEPER), payload)
-    session.companions.setdefault(step.address, []).append(made.id)
-    session.keepers[step.address] = made.id
+    session.companions[step.address][KEEPER] = made.id
     lost = [*made.warnings, *not_taken(payload, session.engine.inspect_container(made.id))]
     if lost:
         help = "see `sandboxrun doctor`"
@@ -333,7 +332,7 @@ def upload_files(step: op.UploadFiles, session: Session) -> None:
             raise ApplyError(f"the content of {ref.source} has changed since it was planned", help="plan again")
     tar = files_tar(contents, uid, gid)
     if step.part in held_parts(sandbox.spec):
-        session.engine.put_archive(session.keepers[step.address], held_at(step.part), tar)
+        session.engine.put_archive(session.companions[step.address][KEEPER], held_at(step.part), tar)
         return
     with upload_container(sandbox, step.part, part_volume(sandbox.name, step.part), session) as carrier:
         session.engine.put_archive(carrier, f"{LANDING}/{step.part}", tar)

@@ -195,8 +195,9 @@ def _remove_made(session: Session, observed: ObservedSandbox, beside: Iterable[s
 def _undo_parts(step: op.CreatePart | op.CreateSandbox | WIRING, session: Session) -> None:
     """What was made for a sandbox whose container was never made; or a gateway for one that runs, and did not serve."""
     with suppress(SandboxrunError):
-        containers = session.companions.get(step.address, ())
-        remove_companions(containers, session.private_networks.get(step.address), session)
+        remove_companions(
+            session.companions[step.address].values(), session.private_networks.get(step.address), session
+        )
     if isinstance(step, WIRING) and getattr(step, "run", None) is not None:
         return  # a running sandbox's: its volumes stay
     for name in (part_volume(step.sandbox.name, part) for part in PARTS):
