@@ -128,11 +128,12 @@ class TarReader:
         )
 
     def _header(self) -> bytes | None:
-        """The next block, checked; None at the archive's end."""
+        """The next block, checked; None at the archive's end, which an archive says itself: an engine that fails in the
+        middle of one may end the answer as if that were all."""
         while self._left:
             self._left -= len(self._take(min(self._left, 1 << 16)))
-        header = self._take(BLOCK, at_end=True)
-        if not header or header == bytes(BLOCK):
+        header = self._take(BLOCK)
+        if header == bytes(BLOCK):
             return None
         expected = _number(header[148:156])
         if expected != sum(header[:148]) + 8 * 32 + sum(header[156:]):
@@ -161,13 +162,11 @@ class TarReader:
             at += int(length)
         return records
 
-    def _take(self, size: int, *, at_end: bool = False) -> bytes:
-        """`size` bytes; b"" at the stream's end if that is allowed here."""
+    def _take(self, size: int) -> bytes:
+        """`size` bytes."""
         while len(self._buffer) < size:
             chunk = next(self._chunks, None)
             if chunk is None:
-                if at_end and not self._buffer:
-                    return b""
                 raise TarError("the stream ends in the middle of the archive")
             self._buffer += chunk
         taken = bytes(self._buffer[:size])

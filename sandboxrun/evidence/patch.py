@@ -305,6 +305,8 @@ def read_workspace(
         if path not in baseline.entries and any(path == at or path.startswith(f"{at}/") for at in elsewhere):
             continue
         _read(tree, baseline, member, path, reader, limits)
+    if not count:
+        raise TarError("the engine's archive of it is empty")
     return tree
 
 

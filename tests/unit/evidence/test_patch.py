@@ -329,6 +329,20 @@ def test_a_stream_that_ends_early_gives_no_patch_at_all(tmp_path: Path) -> None:
         make_patch(baseline, chunks[:3])
 
 
+def test_an_archive_that_does_not_say_that_it_ends_gives_no_patch(tmp_path: Path) -> None:
+    """An engine that fails in the middle of one may end the answer as if that were all: between two files, too."""
+    tree: Tree = {"a": ("f", b"a"), "b": ("f", b"b")}
+    before = packed(write(tree, tmp_path / "before"))
+    whole = b"".join(archived(tree))
+    ends = len(whole.rstrip(b"\0")) + (-len(whole.rstrip(b"\0")) % 512)
+    assert make_patch(before, [whole]).data == make_patch(before, [whole[: ends + 512]]).data == b""
+    for end in range(0, ends + 1, 512):
+        with pytest.raises(EvidenceError, match="the stream ends in the middle"):
+            make_patch(before, [whole[:end]])
+    with pytest.raises(EvidenceError, match="the engine's archive of it is empty"):
+        make_patch(before, [bytes(1024)])
+
+
 def test_limits(tmp_path: Path) -> None:
     after: Tree = {"big": ("f", b"x" * 3000), "small": ("f", b"y\n"), "random": ("f", os.urandom(900) + b"\0")}
     limits = PatchLimits(tree=TreeLimits(file_bytes=2000), patch_bytes=800)

@@ -201,6 +201,8 @@ def test_a_symlink_planted_in_the_folder_is_not_followed(folder: RunFolder, tmp_
     [
         (b"not a tar" * 100, "a number that is not one"),
         (b"\0" * 148 + b"0000001\0" + bytes(400), "checksum"),
+        (b"", "ends in the middle"),
+        (member("x"), "ends in the middle"),  # without the archive's own end
         (member("x")[:300], "ends in the middle"),
         (member("x", b"x", b"9999999999 path=x\n"), "cut short"),
         (member("x", b"x", b"path=x\n"), "without a length"),
