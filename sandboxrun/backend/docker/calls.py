@@ -389,7 +389,7 @@ class Client(Closing):
         if self._told is None or uptime() - self._told[0] > _FRESH:
             self.request("GET", "/_ping", _CLOCK, versioned=False).read()
         came, date = self._told or (0.0, "")
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             told = parsedate_to_datetime(date)
             if told.tzinfo is not None:
                 return told.astimezone(UTC) + timedelta(seconds=uptime() - came)

@@ -385,6 +385,8 @@ _WRONG_DATES = (
     b"Date: Tue, 24 Nov 2026 09:50:20 CET\r\n",
     b"Date: Tue, 99 Nov 2026 1:2:3 GMT\r\n",
     b"Date: x\r\n",
+    b"Date: Fri, 31 Dec 9999 23:59:59 -1200\r\n",
+    b"Date: Tue, 24 Nov 99999999999999999999 09:50:20 GMT\r\n",
 )
 
 
