@@ -8,6 +8,8 @@ than declared holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from sandboxrun.backend.base import Accounts, EngineTerms
@@ -23,6 +25,7 @@ from sandboxrun.probe.verdicts import (
     Comparison,
     Finding,
     bits,
+    every,
     first_number,
     mounted_at,
     quota,
@@ -306,19 +309,15 @@ def groups(looked: Looked) -> Answer:
 def capabilities(looked: Looked) -> Answer:
     """No set of any process has more than the profile leaves."""
     most = allowed(looked.spec.cap_add, looked.spec.cap_drop)
-    held, incomplete = 0, False
-    for process in looked.outside.processes:
-        for field in SETS:
-            found = bits(process.status.get(field, ""))
-            incomplete |= found is None
-            held |= found or 0
+    sets = [bits(process.status.get(field, "")) for process in looked.outside.processes for field in SETS]
+    held = reduce(or_, (one or 0 for one in sets), 0)
     opened = [f"+{name}" for name in looked.spec.cap_add]
     if "ALL" not in looked.spec.cap_drop:
         opened += [name for name in sorted(DEFAULT_CAPABILITIES) if name not in looked.spec.cap_drop]
     return Comparison(
         expected=f"at most {listed(names(most), 16)}" if most else "none",
         seen=listed(names(held), 16) or "none",
-        holds=None if incomplete else not held & ~most,
+        holds=every(None if one is None else not one & ~most for one in sets),
         note=f"{OPEN}: {listed(opened, 16)}" if opened else "",
     )
 

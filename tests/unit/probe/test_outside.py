@@ -113,6 +113,7 @@ CHANGED = [
     ("groups", {"processes": (process(Groups="1000 0"),)}, "0, 1000"),
     ("capabilities", {"processes": (process(CapBnd="0000000000003000"),)}, "NET_ADMIN, NET_RAW"),
     ("capabilities", {"processes": (process(), process(8, CapAmb="8000000000000000"))}, "capability 63"),
+    ("capabilities", {"processes": (process(CapEff="0000000000002000", CapAmb="unread"),)}, "NET_RAW"),
     ("no-new-privileges", {"processes": (process(), process(8, NoNewPrivs="0"))}, "0, 1"),
     ("seccomp", {"processes": (process(Seccomp="0"),)}, "0"),
     ("seccomp", {"processes": (process(Seccomp="1"),)}, "1"),
