@@ -26,7 +26,7 @@ from sandboxrun.audit.diff import (
 )
 from sandboxrun.data import Data
 from sandboxrun.errors import ProfileError, Span, UsageError
-from sandboxrun.lifecycle.declaring import alternatives, load_target, load_under, other_ways
+from sandboxrun.lifecycle.declaring import alternatives, load_target, other_ways
 from sandboxrun.lifecycle.git import Repository
 from sandboxrun.lifecycle.review import Target, load_services, targets
 from sandboxrun.plan.changes import Plan
@@ -112,20 +112,19 @@ def _varied(pair: Pair, old: _Loaded, new: Loaded, inputs: Inputs) -> Iterator[t
     for count, other in enumerate(alternatives(new)):
         if count >= MOST_LOADS and len(other.values) == 1:
             raise ProfileError(f"{pair.name}: its variables have too many values to compare")
-        values = dict(other.values)
-        after = load_under(new, inputs, values)
+        after = other.loaded(new, inputs)
         if after is None:
             continue
-        before = load_under(old.profile, inputs, values) if old.profile is not None else None
+        before = other.loaded(old.profile, inputs) if old.profile is not None else None
         base = _parties(before) if before is not None else old.parties
         yield from ((change, other.words) for change in difference(base, _parties(after)).changes)
     choosing, complete = other_ways(new, inputs)
     if not complete:
         raise ProfileError(f"{pair.name}: its templates choose in too many ways to compare")
     before_too = set[tuple[object, ...]]()  # what those of before could choose, nobody has to review again
-    for other in other_ways(old.profile, inputs)[0] if choosing and old.profile is not None else ():
-        changes = _otherwise(old.parties, other.loaded(old.profile, inputs)) if old.profile is not None else ()
-        before_too |= {(change.axis, change.witness, change.sandboxes) for change in changes}
+    if choosing and (was := old.profile) is not None:
+        changes = (_otherwise(old.parties, other.loaded(was, inputs)) for other in other_ways(was, inputs)[0])
+        before_too = {(change.axis, change.witness, change.sandboxes) for each in changes for change in each}
     for other in choosing:
         for change in _otherwise(old.parties, other.loaded(new, inputs)):
             if (change.axis, change.witness, change.sandboxes) not in before_too:
