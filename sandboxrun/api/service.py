@@ -297,12 +297,8 @@ class SandboxService(Closing):
         with self._opening:
             if self._closed:
                 raise UsageError("this SandboxService was closed", help="make another one")
-            if self._engine is None and self._host is None:
-                self._engine = self.settings.connect(parallelism=self._parallelism)
-            elif self._engine is None:
-                from sandboxrun.backend.docker.client import connect
-
-                self._engine = connect(self._host, parallelism=self._parallelism, env=self.settings.environment)
+            if self._engine is None:
+                self._engine = self.settings.connect(self._host, parallelism=self._parallelism)
             return self._engine
 
     def _lease(self) -> str:

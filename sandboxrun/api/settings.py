@@ -109,19 +109,16 @@ class Settings(Data, unshown=("environment",), uncompared=("environment",)):
         assert spec is not None
         return spec
 
-    def connect(self, *, parallelism: int = 8) -> Engine:
-        """The engine these settings name, after it has answered. Raises UsageError, EngineError."""
+    def connect(self, host: str | None = None, *, parallelism: int = 8) -> Engine:
+        """The engine at `host`, else the one these settings name, after it has answered. Raises UsageError,
+        EngineError."""
         from sandboxrun.backend.docker.client import connect
 
-        env = dict(self.environment)
-        if self.docker_socket is not None or self.docker_host is not None:
-            env.pop("DOCKER_SOCKET", None)
-            env.pop("DOCKER_HOST", None)
+        named = {"DOCKER_HOST": self.docker_host} if self.docker_host is not None else {}
         if self.docker_socket is not None:
-            env["DOCKER_SOCKET"] = str(self.docker_socket)
-        elif self.docker_host is not None:
-            env["DOCKER_HOST"] = self.docker_host
-        return connect(parallelism=parallelism, env=env)
+            named = {"DOCKER_SOCKET": str(self.docker_socket)}
+        others = {k: v for k, v in self.environment.items() if k not in ("DOCKER_SOCKET", "DOCKER_HOST")}
+        return connect(host, parallelism=parallelism, env={**others, **named} if named else self.environment)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
