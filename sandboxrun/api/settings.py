@@ -215,6 +215,9 @@ def declare(
     given = {key: _plain(value) for key, value in options.items() if value is not None}
     check_options(given)
     texts: dict[str, str] = {}
+    for key, value in (secrets or {}).items():
+        if not isinstance(value, str):  # None, as of a variable that is not set, would be a file without it
+            raise UsageError(f"the secret {key} is no text", help="give its value as a str")
     values = {f"{_SECRET}{number}": value for number, value in enumerate((secrets or {}).values())}
     if secrets:
         given["secrets"] = [*given.get("secrets", ()), *secrets]

@@ -386,8 +386,10 @@ def _report_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
         help = _advice(error.option_name, context.info_name or "", known, arguments)
         if context.parent is None:
             help = _after_its_command(error.option_name, context, arguments) or help
-    elif "unexpected extra argument" in message and "--target" in known:
-        help = "name a sandbox with --target NAME"
+    elif "unexpected extra argument" in message and "--file" in known:
+        file = next((word for word in arguments if word.endswith((".yaml", ".yml"))), None)
+        other = "name a sandbox with --target NAME" if "--target" in known else None
+        help = other if file is None else f"write --file {file}"
     message = (message[:1].lower() + message[1:]).rstrip(".").replace("\n", " ")
     _tell(Diagnostic(message=message, help=help or f"see `{path} --help`"))
     return error.exit_code
@@ -421,7 +423,11 @@ def _advice(option: str, command: str, known: list[str], arguments: Sequence[str
         help = None
     if help is not None:
         return f"use {help} (--yes)" if help == YES else help
-    return did_you_mean(option, known)
+    meant = did_you_mean(option, known)
+    if command != "run" or "--" in arguments or arguments[1:2] == [] or arguments[1].startswith("-"):
+        return meant
+    words = f"for a command write: sandboxrun run -- {' '.join(arguments[1:])}"  # docker run's: it names no sandbox
+    return f"{meant} Or {words}" if meant is not None else words
 
 
 def _write_crash(error: BaseException) -> Path | None:

@@ -204,7 +204,8 @@ def _memory(spec: SandboxSpec) -> Iterator[Fault]:
     if spec.mem_reservation > memory > 0:
         yield Fault(("mem_reservation",), "mem_reservation is above mem_limit")
     if 0 < memory < 6 * MIB:
-        yield Fault(("mem_limit",), "mem_limit is below 6m", "the engine refuses less")
+        help = "the engine refuses less; a number without a unit is bytes"
+        yield Fault(("mem_limit",), "mem_limit is below 6m", help)
     if 0 < spec.mem_reservation < 6 * MIB:
         yield Fault(("mem_reservation",), "mem_reservation is below 6m", "the engine refuses less; 0 is none")
     size = spec.workspace.size if spec.workspace is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,3 +180,10 @@ def test_what_has_no_form_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_option_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match='no option "memory_limit"'):
         declare("p", tmp_path, "a", {"memory_limit": "1g"})
+
+
+@pytest.mark.parametrize("value", [None, b"x", 5])
+def test_a_secret_that_is_no_text(tmp_path: Path, value: Any) -> None:
+    """None above all, as of a variable of the caller's that is not set; what it is stays out of the message."""
+    with pytest.raises(UsageError, match=r"^error: the secret api_key is no text\n  help: give its value as a str$"):
+        declare("p", tmp_path, "a", {"command": ["true"]}, secrets={"api_key": value})

@@ -92,6 +92,15 @@ def test_every_command_can_be_imported_and_has_help() -> None:
          "error: no such option -f\n  help: write it after the command: sandboxrun plan -f\n"),
         (["-f", "a.yaml", "explain"], 2, "error: no such option -f\n  help: see `sandboxrun --help`\n"),
         (["destroy", "a"], 2, "error: got unexpected extra argument (a)\n  help: name a sandbox with --target NAME\n"),
+        *(([command, "sandbox.yaml"], 2,
+           "error: got unexpected extra argument (sandbox.yaml)\n  help: write --file sandbox.yaml\n")
+          for command in ("plan", "destroy", "validate", "render")),
+        (["run", "ls", "-la"], 125,
+         "error: no such option -l\n  help: for a command write: sandboxrun run -- ls -la\n"),
+        (["run", "node", "--version"], 125,
+         "error: no such option --version\n"
+         '  help: did you mean "--verify"? Or for a command write: sandboxrun run -- node --version\n'),
+        (["run", "--verfy", "a"], 125, 'error: no such option --verfy\n  help: did you mean "--verify"?\n'),
         (["apply", "sandbox.yaml"], 2,
          "error: sandbox.yaml is a profile, not a saved plan\n  help: write --file sandbox.yaml\n"),
         (["reap", "--job"], 2, "error: option '--job' requires an argument\n  help: see `sandboxrun reap --help`\n"),
