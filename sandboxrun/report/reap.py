@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -268,12 +269,16 @@ class Metrics:
             raise UsageError(f"--metrics {endpoint}: {error.strerror or error}") from error
 
     def _write(self) -> None:
-        """In one step: whoever reads it sees one state."""
+        """In one step: whoever reads it sees one state. Others may write to that directory, too: what is written is a
+        new file, never what a link of that name leads to."""
         if self._file is None:
             return
-        draft = self._file.with_name(f"{self._file.name}.{os.getpid()}.tmp")
+        draft = self._file.with_name(f"{self._file.name}.{os.urandom(8).hex()}.tmp")
         try:
-            draft.write_bytes(self.text())
+            with open(draft, "xb") as file:
+                file.write(self.text())
             draft.replace(self._file)
         except OSError as error:
+            with suppress(OSError):
+                draft.unlink()
             raise UsageError(f"--metrics-file {self._file}: {error.strerror or error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -65,3 +66,20 @@ def test_what_can_not_be_used_is_named(tmp_path: Path) -> None:
         Metrics("9464")
     with pytest.raises(UsageError, match="No such file"):
         Metrics(file=tmp_path / "nowhere" / "file")
+
+
+def test_nothing_is_written_through_what_others_put_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user may write to the directory, as to one that an exporter reads."""
+    file, theirs = tmp_path / "metrics.prom", tmp_path / "theirs"
+    theirs.write_text("kept")
+    (tmp_path / f"metrics.prom.{os.getpid()}.tmp").symlink_to(theirs)  # what could be guessed
+    file.symlink_to(theirs)
+    Metrics(file=file)
+    assert theirs.read_text() == "kept" and not file.is_symlink() and file.read_text().endswith("# EOF\n")
+    monkeypatch.setattr(os, "urandom", bytes)
+    (tmp_path / f"metrics.prom.{bytes(8).hex()}.tmp").symlink_to(theirs)  # and by chance
+    with pytest.raises(UsageError, match="File exists"):
+        Metrics(file=file)
+    assert theirs.read_text() == "kept"
