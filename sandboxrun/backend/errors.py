@@ -83,6 +83,17 @@ _HELP: tuple[tuple[str, str], ...] = (
     ("runtime name", "`sandboxrun doctor` lists the runtimes this engine has"),
     ("unknown or invalid runtime", "`sandboxrun doctor` lists the runtimes this engine has"),
     ("executable file not found", "the image has no such program: check command and entrypoint"),
+    ("unable to start container process: exec:", "the image can't run this: check command and entrypoint"),
+    ("unable to find user", "user names one that the image's /etc/passwd does not have: write its uid and gid"),
+    (
+        "unable to find group",
+        "user or group_add names one that the image's /etc/group does not have: write its gid",
+    ),
+    ("cannot mkdir", "something else is there in the image: choose a different working_dir"),
+    (
+        "not match the specified platform",
+        "pull the image for this platform, or declare the one that the engine has it for",
+    ),
     ("bind source path does not exist", "the engine looks for the path on its own filesystem: create it there"),
     ("no space left on device", "free some space on the engine's disk (docker system df shows what uses it)"),
     ("storage-opt", "a disk quota needs a storage driver that has one: see `sandboxrun doctor`"),

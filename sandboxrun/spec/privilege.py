@@ -490,8 +490,8 @@ def _joined(old: Side, new: Side) -> Iterator[Step]:
 def _names(old: Side, new: Side) -> Iterator[Step]:
     before, after = old.spec.extra_hosts, new.spec.extra_hosts
     for name in _changed(before, after):
-        shown = ", ".join(after.get(name, ())) or "not set"
-        yield maybe("extra_hosts", f"the name {name} now leads to {shown}", name)
+        way, addresses = ("now", after[name]) if name in after else ("no longer", before[name])
+        yield maybe("extra_hosts", f"the name {name} {way} leads to {', '.join(addresses)}", name)
     servers = [{one for one in side.spec.dns if not _is_loopback(one)} for side in (old, new)]
     yield from _sets("dns", servers, "may now ask the name server {}", "may no longer ask the name server {}")
 

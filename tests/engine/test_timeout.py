@@ -139,6 +139,14 @@ def test_a_command_that_is_not_there_does_not_replace_what_runs(
     assert cli("destroy", "-y").code == 0
 
 
+def test_a_file_that_is_no_program_is_not_said_to_be_missing(project: str, cli: Cli) -> None:
+    profile = _profile(project, {"agent": "true"})
+    profile["sandboxes"]["agent"]["command"] = ["/etc/passwd"]
+    (cli.cwd / "sandbox.yaml").write_text(json.dumps(profile))
+    tried = cli("run")
+    assert tried.code == 125 and "agent: not started (exit 126): /etc/passwd: not executable" in tried.err
+
+
 def test_plan_warns_where_it_needs_a_watcher_and_replaces_for_another_one(
     project: str, cli: Cli, engine_client: docker.DockerClient
 ) -> None:

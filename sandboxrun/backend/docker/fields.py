@@ -105,7 +105,8 @@ class Live(Data):
 # and what of its arguments is read back. The program is in `init/c/init.c`
 
 INIT_PROGRAM = f"{INIT_AT}/init"
-NOT_STARTED = (126, 127)  # an init's codes, the engine's too: the command is not executable, not found
+NOT_EXECUTABLE = 126
+NOT_STARTED = (NOT_EXECUTABLE, 127)  # an init's codes, the engine's too: the command is not executable, not found
 HOLD, RELEASE = "62", "63"  # signals around a pause of ours, whose time is not the command's; from outside only
 _ARGUMENT = re.compile("(timeout|grace)=([0-9]{1,18})")
 

@@ -29,7 +29,7 @@ from sandboxrun.backend.base import Happened, Past
 from sandboxrun.backend.docker.calls import uptime
 from sandboxrun.backend.docker.client import Stream
 from sandboxrun.backend.docker.facts import is_podman
-from sandboxrun.backend.docker.fields import NOT_STARTED, held_by_init
+from sandboxrun.backend.docker.fields import NOT_EXECUTABLE, NOT_STARTED, held_by_init
 from sandboxrun.backend.docker.lock import LEASE, is_lock
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NotFound
 from sandboxrun.spec import labels
@@ -191,7 +191,9 @@ def known_state(engine: Engine, inspect: Mapping[str, Any], state: State) -> Sta
         raise
     except EngineError:
         return state
-    return structs.replace(state, started=None, error=f"{program}: command not found") if found else state
+    # what an init says of a file that is there and no program, and of one that its user may not run
+    why = "not executable" if state.exit_code == NOT_EXECUTABLE else "command not found"
+    return structs.replace(state, started=None, error=f"{program}: {why}") if found else state
 
 
 def _is_missing(engine: Engine, inspect: Mapping[str, Any], program: str) -> bool:

@@ -289,6 +289,8 @@ def _refused(path: str, error: OSError) -> TransportError:
         case PermissionError():
             help = 'join the group that owns the socket (usually `sudo usermod -aG docker "$USER"`, then log in again)'
             return Unreachable(f"no permission to use {path}", help)
+        case ConnectionRefusedError() if not Path(path).is_socket():
+            return Unreachable(f"{path} is not a socket", "set DOCKER_HOST to the engine's address")
         case ConnectionRefusedError():
             return Unreachable(f"nothing listens on {path}", "start the engine: the socket was left by one that ended")
         case TimeoutError():

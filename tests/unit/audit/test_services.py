@@ -123,6 +123,11 @@ def test_any_two_services_are_compared(tmp_path: Path, one: Any, other: Any) -> 
     assert {(axis, mirror[way]) for axis, way in there} == back
 
 
+def test_a_name_that_is_not_given_any_more(tmp_path: Path) -> None:
+    found = compared(tmp_path, {**BASE, "extra_hosts": ["x:192.0.2.1"]}, BASE)
+    assert lines(found) == ["MAYBE the name x no longer leads to 192.0.2.1"]
+
+
 def test_what_could_not_be_read_may_be_wider(tmp_path: Path) -> None:
     found = compared(tmp_path, BASE, {**BASE, "extends": {"file": "gone.yaml", "service": "x"}})
     assert found.widens

@@ -145,3 +145,11 @@ def test_nothing_listens(tmp_path: Path) -> None:
         left.bind(str(path))
     with pytest.raises(EngineUnreachable, match="nothing listens on"):
         connect(str(path))
+
+
+def test_what_is_no_socket(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    for other in (path, tmp_path):
+        with pytest.raises(EngineUnreachable, match=f"{other} is not a socket"):
+            connect(str(other))

@@ -52,6 +52,17 @@ def test_no_message_at_all() -> None:
         ('exec: "nope": executable file not found in $PATH', "the image has no such program"),
         ("--storage-opt is supported only for overlay over xfs with 'pquota'", "a disk quota needs a storage driver"),
         ("write /x: no space left on device", "free some space on the engine's disk"),
+        (
+            'runc create failed: unable to start container process: exec: "/x": stat /x: no such file or directory',
+            "the image can't run this: check command and entrypoint",
+        ),
+        ("unable to find user a: no matching entries in passwd file", "user names one that"),
+        ("Unable to find group a: no matching entries in group file", "user or group_add names one that"),
+        ("Cannot mkdir: /bin/sh is not a directory", "something else is there in the image"),
+        (
+            "image a:1 was found but does not match the specified platform: wanted linux/arm64, actual: linux/amd64",
+            "pull the image for this platform",
+        ),
     ],
 )
 def test_help(cause: str, help: str) -> None:
