@@ -29,7 +29,7 @@ from sandboxrun.errors import ProfileError, Span, UsageError
 from sandboxrun.lifecycle.declaring import alternatives, load_target, other_ways
 from sandboxrun.lifecycle.git import Repository
 from sandboxrun.lifecycle.review import Target, load_services, targets
-from sandboxrun.plan.changes import Plan
+from sandboxrun.plan.changes import Action, Plan, Reason
 from sandboxrun.plan.text import spec_shown
 from sandboxrun.profile.loader import Loaded
 from sandboxrun.profile.variables import Inputs
@@ -250,6 +250,8 @@ def with_running(plan: Plan, profile: Profile, *, running_is_new: bool = False) 
     for change in plan.changes:
         if change.kind != "sandbox" or change.before is None:
             continue
+        if change.action is Action.KEEP or change.reason in (Reason.KEPT, Reason.KEEP_OVER):
+            continue  # it has ended, and may do nothing any more
         spec = spec_shown(change.before)
         if spec is None:
             unknown.append(change.address)

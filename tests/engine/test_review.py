@@ -63,3 +63,22 @@ def test_a_profile_beside_what_runs(cli: Cli, tmp_path: Path, project: str, busy
     assert "- NARROWED limits: a may only use CPUs: 0.5, was 1" in wider.out
     assert "- NARROWED root filesystem: a may no longer write to its root filesystem" in narrower.out
     assert "+ WIDENED  limits: a may now use CPUs: 1, was 0.5" in narrower.out
+
+
+def test_what_is_kept_stopped_is_not_compared_as_what_runs(
+    cli: Cli, tmp_path: Path, project: str, busybox: str
+) -> None:
+    path = tmp_path / "sandbox.yaml"
+    start = f"name: {project}\nsandboxes:\n  a:\n    image: '{busybox}'\n    network_mode: none\n"
+    path.write_text(f"{start}    lifetime: {{on_complete: keep}}\n    command: ['true']\n")
+    try:
+        assert cli("apply", "--wait", "-y", "-q").code == 0
+        path.write_text(f"{start}    lifetime: {{on_complete: keep}}\n    command: [sleep, '60']\n")
+        assert cli("apply", "-y", "-q").code == 0
+        assert "kept" in cli("plan").out
+        one = cli("diff", "running", "sandbox.yaml")
+        other = cli("diff", "sandbox.yaml", "running", "--fail-on-widening")
+    finally:
+        cli("destroy", "-y", "-q")
+    assert one.out == other.out == "Privileges: unchanged, in 1 sandbox.\n"
+    assert other.code == 0
