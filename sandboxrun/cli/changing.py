@@ -272,7 +272,11 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._begun:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            # nobody at a keyboard sent it, and a job's log shall not just break off
+            shout(f"Ended by {signal.Signals(number).name} before anything was changed.", patience=0.0)
+            raise SystemExit(128 + number)
         # a handler must never wait: whatever it interrupted may be a write to the same stream
         if self._count == len(self.texts):
             shout(self.aborted, patience=0.0)
@@ -288,7 +292,7 @@ class CleanStop(_Signals):
     """A context: `stop` is set by the first signal after `begin`. A SandboxrunError that leaves it then has the
     signal's exit code."""
 
-    texts = ("Stopping after the current steps. Press Ctrl-C again to abort immediately.",)
+    texts = ("Stopping after the current steps, because of {}. Press Ctrl-C again to abort immediately.",)
     aborted = "Aborted. The next apply or destroy cleans up."
 
     def __init__(self) -> None:

@@ -276,12 +276,14 @@ def test_names_mean_all_instances_or_one() -> None:
 # -- signals
 
 
-def test_before_anything_changes_a_signal_ends_as_ever() -> None:
+def test_before_anything_changes_a_signal_ends_as_ever(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), CleanStop():
         os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err == ""
     with pytest.raises(SystemExit) as ended, CleanStop():
         os.kill(os.getpid(), signal.SIGTERM)
     assert ended.value.code == 143
+    assert capfd.readouterr().err == "Ended by SIGTERM before anything was changed.\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -296,7 +298,8 @@ def test_while_it_changes_the_first_signal_stops_cleanly(
         assert stopping.exit_code(0) == code
         raise PlanError("stopped")
     assert raised.value.exit_code == code and signal.getsignal(number) is before
-    assert capfd.readouterr().err == "Stopping after the current steps. Press Ctrl-C again to abort immediately.\n"
+    told = f"Stopping after the current steps, because of {number.name}. Press Ctrl-C again to abort immediately.\n"
+    assert capfd.readouterr().err == told
 
 
 def test_the_second_signal_ends_at_once() -> None:
