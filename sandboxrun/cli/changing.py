@@ -240,14 +240,14 @@ def _json_line(kind: str, key: str, told: Mapping[str, Any], message: str) -> No
     result(line, indent=None)
 
 
-# -- what ^C and SIGTERM do meanwhile: the first asks for a clean stop, the second ends at once
+# -- what ^C, SIGTERM and the end of the terminal do meanwhile: the first asks for a clean stop, the second ends at once
 
 
 class _Signals:
     """A context in which the first signals, once something has begun, have a text each, and the next ends the process.
     Before that a signal ends the command as it would any."""
 
-    numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+    numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     texts: tuple[str, ...]
     aborted: str
 
@@ -263,7 +263,8 @@ class _Signals:
 
     def __enter__(self) -> Self:
         for number in self.numbers:
-            self._before[number] = signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -156,6 +156,7 @@ TABLE: Mapping[str, str] = {
     "differs, but the seals could not be checked",
     "124": "run, wait, apply --wait: a sandbox was ended by its timeout, or did not end in time",
     "125": "run, exec, wait, apply --wait: sandboxrun failed, not the agent",
+    "129": "ended by SIGHUP: the terminal or the connection to it ended",
     "130": "ended by SIGINT (^C)",
     "141": "stdout or stderr was closed before everything was written",
     "143": "ended by SIGTERM",

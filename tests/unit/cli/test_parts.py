@@ -286,7 +286,7 @@ def test_before_anything_changes_a_signal_ends_as_ever(capfd: pytest.CaptureFixt
     assert capfd.readouterr().err == "Ended by SIGTERM before anything was changed.\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_while_it_changes_the_first_signal_stops_cleanly(
     number: signal.Signals, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,6 +319,18 @@ def test_the_second_signal_ends_at_once() -> None:
         text = told.read()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
     assert text.splitlines()[-1] == "Aborted. The next apply or destroy cleans up."
+
+
+@pytest.mark.parametrize("kind", [CleanStop, lambda: Forwarding(lambda event: None).to(lambda name: None)])
+def test_what_nohup_started_goes_on_without_its_terminal(kind: Callable[[], CleanStop | Forwarding]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with kind() as signals:
+            signals.begin()
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.exit_code(0) == 0 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_run_forwards_once_it_has_begun() -> None:
