@@ -628,8 +628,9 @@ def test_many_questions_are_answered_in_their_order(
 
 @pytest.mark.parametrize("fields", [b"", b"Connection: close\r\n"])
 @pytest.mark.parametrize("each", [1, 3])
-def test_many_questions_to_a_peer_that_ends_its_connections(peer: Peer, each: int, fields: bytes) -> None:
+def test_many_questions_to_a_peer_that_ends_its_connections(peer: Peer, each: int, fields: bytes, route: str) -> None:
     """As one does that limits how many requests a connection may have; what it did not answer is asked again."""
+    asked = MANY[: 60 if route == "unix" else 8]  # a local engine is asked 50 at once; ssh begins a process each time
 
     def script(client: socket.socket, number: int) -> None:
         answered, rest = 0, b""
@@ -642,7 +643,7 @@ def test_many_questions_to_a_peer_that_ends_its_connections(peer: Peer, each: in
 
     engine = peer(script)
     for _ in range(2):
-        assert [c["Id"] for c in engine.inspect_containers(MANY[:60])] == MANY[:60]
+        assert [c["Id"] for c in engine.inspect_containers(asked)] == asked
 
 
 @pytest.mark.parametrize(
