@@ -558,7 +558,7 @@ def last_line(store: Store) -> str | None:
 
 
 class Watched(Data):
-    """What the caller knows of a run that it watched to its end: who stopped it (outcome.StoppedBy),
+    """What the caller knows of a run that it watched to its end: who stopped it (state.StoppedBy),
     whether its output was kept while it ran, its exit code, which counts where somebody else removed it, how many bytes
     it wrote to each stream where that is known, and what its evidence will lack (part, reason)."""
 

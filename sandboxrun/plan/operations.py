@@ -220,7 +220,7 @@ class StopSandbox(_Step):
 
     container: str
     grace: int  # seconds
-    how: str  # who stops it (outcome.StoppedBy)
+    how: str  # who stops it (state.StoppedBy)
     replaced: bool = False  # the plan has made another one in its place
 
 
@@ -230,7 +230,7 @@ class CaptureEvidence(_Step):
     container: str
     name: str
     run: str
-    how: str | None  # who stopped it where the plan knows (outcome.StoppedBy); None: as the engine says
+    how: str | None  # who stopped it where the plan knows (state.StoppedBy); None: as the engine says
     gateway: str | None = None  # the container that keeps the records of what it reached
     replaced: bool = False  # as above
 

@@ -324,7 +324,7 @@ class ObservedSandbox(Data, unshown=("document",), uncompared=("document",)):
         return self.one_off or self.kept
 
     def to_keep(self, stopped_by: str = "itself") -> bool:
-        """Whether it has ended and its lifetime says that it is to be kept then. `stopped_by` (outcome.StoppedBy) is
+        """Whether it has ended and its lifetime says that it is to be kept then. `stopped_by` (state.StoppedBy) is
         what somebody knows who watched it: to be stopped because nothing needed it any more is no failure."""
         policy, state = (self.applied or self.spec).lifetime.on_complete, self.state
         if not isinstance(state, Ended) or state.started is None:  # one that never ran has nothing to look at

@@ -1,5 +1,5 @@
 """How one engine call is made: the API's version, path and query quoted, body encoded, the answer checked and taken
-apart, its failures named; and what the engine says of itself. The single calls are in objects.py.
+apart, its failures named; and what the engine says of itself. The single calls are in client.py.
 """
 
 from __future__ import annotations
