@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, ListNode, MapNode, Node, Problems, Scalar, SourceFile, is_null
+from sandboxrun.errors import Diagnostic, ListNode, MapNode, Node, Problems, Scalar, SourceFile, Span, is_null
 from sandboxrun.profile.yaml import OVERRIDE, RESET, parse_documents
+from sandboxrun.spec.types import freeze
 
 DEEPEST = 10
 MOST_FILES = 100
 MOST_INCLUDES = 200  # of one load: a file that is included twice is taken twice
 MOST_TEXT = 4 << 20  # characters of all files
 EMPTY = MapNode(entries=())
+_BESIDE = ("networks", "volumes", "secrets", "configs")  # the services
 REMOTE = re.compile(r"^(?:https?|git|ssh|oci)://|^git@|^github\.com/|\.git(?:#|$)")
 
 Reader = Callable[[str], SourceFile | None]  # a path from where the command runs → its text; None: not readable
@@ -45,30 +48,71 @@ class Services(Data):
     missing: tuple[MissingFile, ...] = ()
     faults: tuple[Diagnostic, ...] = ()
     read: Reader = lambda path: None
+    leads: Callable[[str], str | None] = lambda path: None
 
 
 _VARIABLE = re.compile(
-    r"\$(?:(?P<escaped>\$)|(?P<named>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?:(?P<op>:?[-?+])(?P<rest>(?:[^{}]|\{[^{}]*\})*))?\})"
+    r"\$(?:(?P<escaped>\$)|(?P<named>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?:(?P<op>:?[-?+])|(?=\})))", re.ASCII
 )
+_TOKEN = re.compile(rf"{_VARIABLE.pattern}|(?P<brace>[{{}}])", re.ASCII)
+# What every caller's environment has, and rules know: no default counts, nor what a file of the project says.
+CALLERS = frozenset("HOME PWD SSH_AUTH_SOCK XDG_RUNTIME_DIR DBUS_SESSION_BUS_ADDRESS".split())
 
 
-def interpolate(text: str, values: Mapping[str, str], depth: int = 0) -> str:
-    """A text with its variables filled in from `values`, or their defaults. What has neither stays as it is written."""
+class _Open(msgspec.Struct):
+    """A `${NAME:-` whose end has not been found yet: where it begins, and what of its rest was filled in."""
 
-    def fill(found: re.Match[str]) -> str:
-        if found["escaped"]:
-            return "$"
-        name, op, rest = found["named"] or found["braced"], found["op"] or "", found["rest"] or ""
-        value = values.get(name)
-        given = value is not None and (value != "" or not op.startswith(":"))
-        match op.lstrip(":"):
-            case "-":
-                return str(value) if given else interpolate(rest, values, depth + 1) if depth < 5 else rest
-            case "+":
-                return interpolate(rest, values, depth + 1) if given and depth < 5 else ""
-        return str(value) if value is not None else found[0]
+    start: int
+    name: str
+    op: str
+    depth: int = 1
+    parts: list[str] = msgspec.field(default_factory=list)
 
-    return _VARIABLE.sub(fill, text) if "$" in text else text
+
+def interpolate(text: str, values: Mapping[str, str]) -> str:
+    """A text with its variables filled in from `values`, or their defaults, at any depth. What has neither stays as it
+    is written; of `${NAME:+text}` the text counts where nothing is known of the variable."""
+    if "$" not in text:
+        return text
+    opened = [_Open(0, "", "")]
+    at = 0
+    for found in _TOKEN.finditer(text):
+        if found.start() < at:
+            continue
+        last = opened[-1]
+        last.parts.append(text[at : found.start()])
+        at = found.end()
+        if found["braced"] and found["op"]:
+            opened.append(_Open(found.start(), found["braced"], found["op"]))
+        elif name := found["named"] or found["braced"]:
+            at += found["named"] is None  # the brace
+            last.parts.append(values.get(name, text[found.start() : at]))
+        elif found["escaped"]:
+            last.parts.append("$")
+        else:
+            last.depth += 1 if found["brace"] == "{" else -1
+            if last.depth == 0 and len(opened) > 1:
+                opened.pop()
+                opened[-1].parts.append(_value(last, text[last.start : at], values))
+            else:
+                last.parts.append(found["brace"])
+    if len(opened) > 1:  # one that does not end is no variable
+        return "".join(opened[0].parts) + text[opened[1].start :]
+    return "".join([*opened[0].parts, text[at:]])
+
+
+def _value(variable: _Open, written: str, values: Mapping[str, str]) -> str:
+    """What becomes of `${NAME:-rest}` and its kin."""
+    value, rest = values.get(variable.name), "".join(variable.parts)
+    given = value is not None and (value != "" or not variable.op.startswith(":"))
+    match variable.op.lstrip(":"):
+        case "-" if variable.name in CALLERS:
+            return f"${{{variable.name}}}"
+        case "-":
+            return str(value) if given else rest
+        case "+":
+            return rest if given or value is None else ""
+    return written if value is None else value
 
 
 def variables_in(node: Node | None) -> tuple[str, ...]:
@@ -97,20 +141,81 @@ def filled(node: Node, values: Mapping[str, str]) -> Node:
     return node
 
 
-def dotenv(file: SourceFile | None) -> Sequence[tuple[Scalar, Scalar]]:
-    """The names and values of an environment file; what is no pair in it is left out."""
-    if file is None:
-        return ()
-    from sandboxrun.profile.sandbox import parse_dotenv  # what makes sandboxes, and imports all options
+_NAME = re.compile(r"(?:export[ \t]+)?(?P<name>[A-Za-z0-9_.\[\]-]+)[ \t]*(?:(?P<set>[=:])[ \t]*|(?=[\r\n]|\Z))")
+_QUOTED = {"'": re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL), '"': re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)}
+_BLANK = re.compile(r"\s*(?:#[^\n]*)?")
 
-    return parse_dotenv(file, Problems())
+
+class EnvironmentFile(Data):
+    """The names and values of an environment file, and the number of the first line that is neither; None for none."""
+
+    pairs: tuple[tuple[Scalar, Scalar], ...] = ()
+    fault: int | None = None
+
+
+def dotenv(file: SourceFile | None, values: Mapping[str, str]) -> EnvironmentFile:
+    """An environment file as Compose reads it: `NAME=value` or `NAME: value`, quotes over several lines, values made of
+    `values` and of earlier ones. A name alone takes the caller's value, which nobody knows."""
+    if file is None:
+        return EnvironmentFile()
+    text, at, known, fault = file.text, 0, dict(values), None
+    begins = [0, *(found.end() for found in re.finditer("\n", text))]
+    found: dict[str, tuple[Scalar, Scalar]] = {}
+
+    def place(start: int, end: int) -> Span:
+        line = bisect_right(begins, start)
+        return Span(file=file, line=line, column=start - begins[line - 1] + 1, length=max(1, end - start))
+
+    while at < len(text):
+        if (blank := _BLANK.match(text, at)) is not None and blank.end() > at:
+            at = blank.end()
+            continue
+        line = bisect_right(begins, at)
+        end = begins[line] - 1 if line < len(begins) else len(text)
+        if (name := _NAME.match(text, at)) is None:
+            fault = fault or line
+            at = end
+            continue
+        if not name["set"]:
+            at = end
+            continue
+        begun, key = name.end(), name["name"]
+        if (quote := text[begun : begun + 1]) in _QUOTED:
+            if (whole := _QUOTED[quote].match(text, begun)) is None:  # it goes on to the end of the file
+                fault = fault or line
+                break
+            at, end = whole.end(), min(end, whole.end())
+            value = interpolate(_unescaped(whole[1]), known) if quote == '"' else whole[1]
+        else:
+            at = end
+            value = interpolate(re.split(r"(?:^|\s)#", text[begun:end], maxsplit=1)[0].rstrip(), known)
+        known[key] = value
+        found[key] = (
+            Scalar(value=key, text=key, span=place(name.start("name"), name.end("name"))),
+            Scalar(value=value, text=value, span=place(begun, begun + len(text[begun:end].rstrip()))),
+        )
+    return EnvironmentFile(pairs=tuple(found.values()), fault=fault)
+
+
+def files_named(file: SourceFile) -> tuple[str, ...]:
+    """The Compose files that a directory's environment file names in place of those with Compose's own names."""
+    said = {str(key.value): str(value.value) for key, value in dotenv(file, {}).pairs}
+    named = said.get("COMPOSE_FILE", "")
+    return tuple(filter(None, named.split(said.get("COMPOSE_PATH_SEPARATOR") or ":")))
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", lambda found: {"n": "\n", "r": "\r", "$": "$$"}.get(found[1], found[1]), text)
+
+
+EMPTY_VALUES: Mapping[str, str] = freeze({})
 
 
 class _Project:
     """One load: what its steps share."""
 
-    def __init__(self, read: Reader) -> None:
-        self.read, self.problems = read, Problems()
+    def __init__(self, read: Reader, directory: str) -> None:
+        self.read, self.problems, self.directory = read, Problems(), directory
         self.files: dict[str, SourceFile] = {}
         self.missing: list[MissingFile] = []
         self.remote: list[tuple[str, str, Scalar]] = []
@@ -154,27 +259,40 @@ class _Project:
         self.documents[path] = found
         return found
 
-    def values(self, directory: str, names: Sequence[str] = (".env",)) -> Mapping[str, str]:
-        """The variables of the environment files of a directory. The caller's own environment plays no part: the
-        review is the same for everybody."""
+    def values(self, paths: Iterable[str], outer: Mapping[str, str] = EMPTY_VALUES) -> Mapping[str, str]:
+        """The variables of environment files, which those of the files that include them come before. The caller's own
+        environment plays no part: the review is the same for everybody."""
         found: dict[str, str] = {}
-        for name in names:
-            file = self.read(posixpath.normpath(posixpath.join(directory, name)))
-            found.update({str(key.value): str(value.value) for key, value in dotenv(file)})
-        return found
+        for path in map(posixpath.normpath, paths):
+            file = dotenv(self.read(path), {**found, **outer})
+            if file.fault is not None:
+                self.miss(f"{path}:{file.fault}", "it is not NAME=value")
+            found.update({str(key.value): str(value.value) for key, value in file.pairs if key.value not in CALLERS})
+        return {**found, **outer}
+
+    def way(self, base: str) -> str:
+        """The way from the project's directory to another one, by which relative paths there are told here: "." for
+        none, and absolute for one that lies elsewhere."""
+        found = posixpath.relpath(base or ".", self.directory or ".")
+        return base if found.startswith("..") and posixpath.isabs(base) else found
 
 
-def load(paths: Sequence[str], read: Reader, directory: str | None = None) -> Services:
+def load(
+    paths: Sequence[str],
+    read: Reader,
+    directory: str | None = None,
+    leads: Callable[[str], str | None] = lambda path: None,
+) -> Services:
     """The services of Compose files, later ones merged over earlier ones; relative paths start at the first one's."""
-    project = _Project(read)
     base = directory if directory is not None else posixpath.dirname(paths[0])
+    project = _Project(read, base)
     services: dict[str, tuple[Scalar, MapNode]] = {}
     top: dict[str, MapNode] = {}
+    values = project.values([posixpath.join(base, ".env")])
     for path in paths:
-        _take(project, path, base, services, top, 0)
-    if any(RESET in file.text for file in project.files.values()):
-        services = {name: (key, as_map(_without_reset(node))) for name, (key, node) in services.items()}
-        top = {name: as_map(_without_reset(node)) for name, node in top.items()}
+        _take(project, path, base, values, services, top, 0)
+    services = {name: (key, as_map(_without_reset(node))) for name, (key, node) in services.items()}
+    top = {name: as_map(_without_reset(node)) for name, node in top.items()}
     return Services(
         services=services,
         top=top,
@@ -184,6 +302,7 @@ def load(paths: Sequence[str], read: Reader, directory: str | None = None) -> Se
         missing=tuple(project.missing),
         faults=project.problems.diagnostics,
         read=read,
+        leads=leads,
     )
 
 
@@ -196,6 +315,7 @@ def _take(
     project: _Project,
     path: str,
     base: str,
+    values: Mapping[str, str],
     services: dict[str, tuple[Scalar, MapNode]],
     top: dict[str, MapNode],
     depth: int,
@@ -205,14 +325,15 @@ def _take(
         if project.taken <= MOST_INCLUDES + 1:
             project.miss(path, "include goes in a circle, or too deep", path)
         return
-    values = project.values(base)
+    way = project.way(base)
     for root in project.roots(path, "it cannot be read"):
-        for included, project_directory in _includes(project, root, base):
-            _take(project, included, project_directory, services, top, depth + 1)
-        for key in ("networks", "volumes", "secrets", "configs"):
-            node = root.get(key)
-            if isinstance(node, MapNode):
-                top[key] = _maps((key,), top.get(key, EMPTY), as_map(filled(node, values)))
+        for included, project_directory, files in _includes(project, root, base, values):
+            inner = project.values(files, values)
+            for one in included:
+                _take(project, one, project_directory, inner, services, top, depth + 1)
+        for key in _BESIDE:
+            if isinstance(node := root.get(key), MapNode):
+                top[key] = _maps((key,), top.get(key, EMPTY), as_map(_moved((key,), filled(node, values), way)))
         listed = _listed(project, root, path, depth)
         if listed.tag in (RESET, OVERRIDE):
             services.clear()
@@ -220,12 +341,17 @@ def _take(
             if not isinstance(node, MapNode) and not is_null(node):
                 project.miss(f"the service {name.value}", "it is not a mapping", path)
             own = _extended(project, as_map(node), root, path, base, values, ())
-            earlier = services.pop(str(name.value), None)
-            if node.tag == RESET:
-                continue
-            if earlier is not None and node.tag != OVERRIDE:
-                own = _maps((), earlier[1], own)
-            services[str(name.value)] = (name, own)
+            _add(services, name, node.tag, own)
+
+
+def _add(services: dict[str, tuple[Scalar, MapNode]], name: Scalar, tag: str, own: MapNode) -> None:
+    """Put a service over the one of its name in an earlier file."""
+    earlier = services.pop(str(name.value), None)
+    if tag == RESET:
+        return
+    if earlier is not None and tag != OVERRIDE:
+        own = _maps((), earlier[1], own)
+    services[str(name.value)] = (name, own)
 
 
 def _listed(project: _Project, root: MapNode, path: str, depth: int) -> MapNode:
@@ -242,7 +368,7 @@ def _listed(project: _Project, root: MapNode, path: str, depth: int) -> MapNode:
     ]
     if listed is None and first and len(first) == len(root.entries):
         return msgspec.structs.replace(root, entries=tuple(first))
-    others = any(root.get(key) is not None for key in ("include", "networks", "volumes", "secrets", "configs"))
+    others = any(root.get(key) is not None for key in ("include", *_BESIDE))
     if (listed is not None and not is_null(listed)) or (depth == 0 and not others):
         project.miss(path, "its services are not a mapping, or there are none", path)
     return EMPTY
@@ -265,22 +391,36 @@ def _without_reset(node: Node) -> Node:
     return node
 
 
-def _includes(project: _Project, root: MapNode, base: str) -> Iterator[tuple[str, str]]:
+def _includes(
+    project: _Project, root: MapNode, base: str, values: Mapping[str, str]
+) -> Iterator[tuple[Sequence[str], str, Sequence[str]]]:
+    """The files of each include, of which later ones override the first; its directory, and its environment files."""
     listed = root.get("include")
     if listed is not None and not isinstance(listed, ListNode) and not is_null(listed):
         project.miss("include", "it is not a list")
     for item in listed.items if isinstance(listed, ListNode) else ():
-        paths = item.get("path") if isinstance(item, MapNode) else item
-        own = item.get("project_directory") if isinstance(item, MapNode) else None
-        every = paths.items if isinstance(paths, ListNode) else (paths,) if paths is not None else ()
-        for one in every:
-            if not isinstance(one, Scalar) or not isinstance(one.value, str) or project.elsewhere("include", one):
-                continue
-            place = posixpath.normpath(posixpath.join(base, one.value))
-            if isinstance(own, Scalar) and isinstance(own.value, str):
-                yield place, posixpath.normpath(posixpath.join(base, own.value))
-            else:
-                yield place, posixpath.dirname(place)
+        item = filled(item, values)
+        given = item if isinstance(item, MapNode) else MapNode(entries=((Scalar(value="path"), item),))
+        places = [
+            posixpath.normpath(posixpath.join(base, str(one.value)))
+            for one in _strings(given.get("path"))
+            if not project.elsewhere("include", one)
+        ]
+        if not places:
+            continue
+        own = next(_strings(given.get("project_directory")), None)
+        directory = posixpath.dirname(places[0])
+        if own is not None:
+            directory = posixpath.normpath(posixpath.join(base, str(own.value)))
+        files = [posixpath.join(base, str(one.value)) for one in _strings(given.get("env_file"))]
+        yield places, directory, files or [posixpath.join(directory, ".env")]
+
+
+def _strings(node: Node | None) -> Iterator[Scalar]:
+    """The texts of a list, or of one text."""
+    for one in node.items if isinstance(node, ListNode) else (node,):
+        if isinstance(one, Scalar) and isinstance(one.value, str):
+            yield one
 
 
 def _extended(
@@ -293,8 +433,9 @@ def _extended(
     chain: tuple[tuple[str, str], ...],
 ) -> MapNode:
     """A service with what it extends below it."""
-    own = as_map(filled(node.without("extends"), values))
+    own = as_map(_moved(("services",), filled(node.without("extends"), values), project.way(base)))
     extends = node.get("extends")
+    extends = filled(extends, values) if extends is not None else None
     name: Node | None = extends.get("service") if isinstance(extends, MapNode) else extends
     if not isinstance(name, Scalar) or not isinstance(name.value, str):
         return own
@@ -303,7 +444,7 @@ def _extended(
     if isinstance(file, Scalar) and isinstance(file.value, str):
         if project.elsewhere("extends", file):
             return own
-        other_path = posixpath.normpath(posixpath.join(posixpath.dirname(path) or base, file.value))
+        other_path = posixpath.normpath(posixpath.join(base, file.value))
         found = project.roots(other_path, f"{path} extends it, and it cannot be read")
         if not found:
             return own
@@ -314,8 +455,52 @@ def _extended(
         why = "it does not exist" if below is None else "extends goes in a circle, or too deep"
         project.miss(f"{other_path}: {name.value}", why, path)
         return own
-    lower = _extended(project, below, other_root, other_path, base, values, (*chain, step))
-    return _maps((), lower.without("depends_on", "links", "volumes_from"), own)
+    beside = base if other_path == path else posixpath.dirname(other_path)
+    return _maps((), _extended(project, below, other_root, other_path, beside, values, (*chain, step)), own)
+
+
+# Where a path of the host is relative to the directory of its own file: of a service, and of what stands beside them.
+_PATHS = {
+    ("services", "env_file"), ("services", "env_file", "path"), ("services", "label_file"), ("services", "build"),
+    ("services", "build", "context"), ("services", "develop", "watch", "path"), ("secrets", "*", "file"),
+    ("configs", "*", "file"), ("volumes", "*", "driver_opts", "device"), ("services", "volumes", "bind"),
+}  # fmt: skip
+_MOUNTS = {("services", "volumes"), ("services", "volumes", "source")}
+
+
+def _moved(path: tuple[str, ...], node: Node, way: str) -> Node:
+    """The node with its relative paths as they are from the project's directory, which `way` leads from to theirs."""
+    if way == ".":
+        return node
+    match node:
+        case Scalar(value=str() as text) if path in _MOUNTS:
+            source, *rest = split_mount(text) if path[-1] == "volumes" else [text]
+            if not source.startswith("."):
+                return node
+            return msgspec.structs.replace(node, value=":".join([_joined(way, source), *rest]))
+        case Scalar(value=str() as text) if path in _PATHS and not text.startswith(("/", "~", "$")):
+            is_path = text.startswith(".") if path[-1] == "device" else not REMOTE.search(text)
+            return msgspec.structs.replace(node, value=_joined(way, text)) if is_path else node
+        case ListNode():
+            return msgspec.structs.replace(node, items=tuple(_moved(path, item, way) for item in node.items))
+        case MapNode():
+            names = len(path) == 1 and path != ("services",)  # which stand below the top's own keys
+            bound = path == ("services", "volumes") and any(one.value == "bind" for one in _strings(node.get("type")))
+            steps = (
+                "*" if names else "bind" if bound and key.value == "source" else key.value for key, _ in node.entries
+            )
+            moved = (
+                (key, _moved((*path, str(step)), value, way))
+                for step, (key, value) in zip(steps, node.entries, strict=True)
+            )
+            return msgspec.structs.replace(node, entries=tuple(moved))
+    return node
+
+
+def _joined(way: str, path: str) -> str:
+    """A relative path by the way to its directory, in a spelling that no name has."""
+    found = posixpath.normpath(posixpath.join(way, path))
+    return found if found.startswith(("/", "..", "~", "$")) else f"./{found}"
 
 
 def _service_of(root: MapNode, name: str) -> Node | None:

@@ -27,6 +27,7 @@ from sandboxrun.audit.subject import (
     with_sharing,
 )
 from sandboxrun.compose.files import (
+    CALLERS,
     MissingFile,
     Services,
     as_map,
@@ -61,7 +62,8 @@ _NOT_ENFORCED = {
 }
 # Options whose value decides what the container may do: what fills them in should stand in the file.
 _DECISIVE = (
-    "privileged network_mode pid ipc uts userns_mode cap_add cap_drop security_opt read_only use_api_socket".split()
+    "privileged network_mode pid ipc uts cgroup userns_mode cap_add cap_drop security_opt read_only "
+    "use_api_socket".split()
 )
 # What the task is, not what it may do.
 _TASK = frozenset(
@@ -94,7 +96,8 @@ def subjects(loaded: Services) -> ComposeSubjects:
             )
         )
         variables[name] = tuple(f"{option}={variable}" for option, variable in found)
-        free[name] = tuple(f"{option}={variable}" for option, variable in found if option in _DECISIVE)
+        decided = (*((option, variable) for option, variable in found if option in _DECISIVE), *reader.undecided)
+        free[name] = tuple(dict.fromkeys(f"{option}={variable}" for option, variable in decided))
     return ComposeSubjects(subjects=with_sharing(made), missing=tuple(missing), free=free, variables=variables)
 
 
@@ -170,11 +173,13 @@ def _words(node: Node | None) -> tuple[str, ...]:
 
 
 class _Service:
-    """Reads one service. `places` collects where options and their items are written."""
+    """Reads one service. `places` collects where options and their items are written, `undecided` the options whose
+    paths begin with a variable that has no value, each with the variable."""
 
     def __init__(self, name: str, key: Scalar, node: MapNode, loaded: Services, missing: list[MissingFile]) -> None:
         self.name, self.key, self.node, self.loaded, self.missing = name, key, node, loaded, missing
         self.places: dict[tuple[str, str | None], Span] = {}
+        self.undecided: list[tuple[str, str]] = []
         for option, value in node.entries:
             span = value.span if isinstance(value, Scalar) and value.span is not None else option.span
             if span is not None:
@@ -344,9 +349,9 @@ class _Service:
                 scratch.append(made)
         for key in ("secrets", "configs"):  # which Compose mounts from the host
             for file in self.given(key):
-                if file.origin == "file" and not self.is_inside(file.source):
+                if file.origin == "file" and not self.is_inside(led := self.led(file.source)):
                     mounts.append(
-                        Mounted(kind="bind", source=file.source, target=file.name, written=file.source, read_only=True,
+                        Mounted(kind="bind", source=led, target=file.name, written=file.source, read_only=True,
                                 inside=False, key=key)
                     )  # fmt: skip
         for item in _items(self.get("tmpfs")):
@@ -368,7 +373,12 @@ class _Service:
         """A bind where the source is a path, else a volume, which may be a bind by its driver's options."""
         kind, inside = "volume", True
         if source.startswith((".", "/", "~", "$", "\\")) or re.match(r"[A-Za-z]:[\\/]", source):
+            source = self.led(source)
             kind, inside = "npipe" if source.startswith("\\\\") else "bind", self.is_inside(source)
+            if source.startswith("$"):
+                self.undecided += [
+                    ("volumes", name) for name in variables_in(Scalar(value=source)) if name not in CALLERS
+                ]
         else:
             declared = as_map(as_map(self.loaded.top.get("volumes")).get(source))
             options = as_map(declared.get("driver_opts"))
@@ -376,8 +386,8 @@ class _Service:
             device = volume_shows(written_out, _text(declared.get("driver")))
             if is_of_the_host(device):
                 self.at("volumes", target, options.get("device") or declared.get("driver"))
-                kind, source, written = "bind", device, device
-                inside = device.startswith((".", "$")) and self.is_inside(device)
+                kind, source, written = "bind", self.led(device), device
+                inside = device.startswith((".", "$")) and self.is_inside(source)
         return Mounted(
             kind=kind,
             source=source,
@@ -394,8 +404,14 @@ class _Service:
         if source.startswith(("/", "~", "\\")) or re.match(r"[A-Za-z]:", source):
             return False
         if source.startswith("$"):
-            return True  # the caller's to say: another rule speaks of variables
+            return True  # the caller's to say, which is a finding of its own
         return not posixpath.normpath(source).startswith("..")
+
+    def led(self, source: str) -> str:
+        """A path as it is written, or where links in the repository lead from there if that is elsewhere."""
+        if not self.is_inside(source) or source.startswith("$"):
+            return source
+        return self.loaded.leads(posixpath.join(self.loaded.directory, source)) or source
 
     def long_mount(self, node: MapNode) -> Mounted | Scratch:
         kind, source = _text(node.get("type")) or "volume", node.get("source")
@@ -413,9 +429,10 @@ class _Service:
     # -- network
 
     def joined(self) -> list[tuple[str, Node, MapNode]]:
-        """The networks that it names: the name, where it is written, and what is declared of it."""
+        """The networks that it is on: the name, where it is written, and what is declared of it."""
         named, top = self.get("networks"), as_map(self.loaded.top.get("networks"))
-        nodes = [key for key, _ in named.entries] if isinstance(named, MapNode) else _items(named)
+        nodes = [key for key, _ in named.entries] if isinstance(named, MapNode) else list(_items(named))
+        nodes = nodes or [Scalar(value="default", span=self.key.span)]
         return [(_text(node), node, as_map(top.get(_text(node)))) for node in nodes]
 
     def on_host_network(self) -> bool:
@@ -434,9 +451,8 @@ class _Service:
             yield JoinedNetwork(name=self.at("network_mode", mode, self.get("network_mode")), external=True)
         if mode:
             return
-        named, top = self.joined(), as_map(self.loaded.top.get("networks"))
-        for name, node, declared in named or [("default", self.key, as_map(top.get("default")))]:
-            if named:
+        for name, node, declared in self.joined():
+            if self.get("networks") is not None:
                 self.at("networks", name, node)
             external = declared.get("external")
             yield network_of(
@@ -505,7 +521,7 @@ class _Service:
         found: dict[str, str | None] = {}
         for path in self.env_files():
             file = self.loaded.read(posixpath.normpath(posixpath.join(self.loaded.directory, path)))
-            for key, value in dotenv(file):
+            for key, value in dotenv(file, {}).pairs:
                 found[self.at("environment", str(key.value), value)] = str(value.value)
         for key, node in as_map(by_name(self.get("environment"))).entries:
             place = node.span or key.span

@@ -171,11 +171,12 @@ def _in(repository: Repository, path: Path) -> Path:
 
 
 def _one(paths: Sequence[Path]) -> Target | None:
-    """What a file is, by what it holds; None where there is none. Raises ProfileError for one that is neither."""
+    """What a file is, by what it holds, with the override file that Compose takes; None where there is none. Raises
+    ProfileError for one that is neither."""
     if not paths:
         return None
     found, gaps = targets(paths)
-    if gaps or len(found) != 1:
+    if gaps or paths[0].is_dir():
         why = gaps[0].why if gaps else "it is a directory"
         raise ProfileError(f"{paths[0]} cannot be compared: {why}")
     return found[0]

@@ -46,9 +46,10 @@ if TYPE_CHECKING:
     from sandboxrun.profile.variables import Inputs
     from sandboxrun.spec.project import Profile
 
-COMPOSE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
-OVERRIDES = ("compose.override.yaml", "compose.override.yml", "docker-compose.override.yaml",
-             "docker-compose.override.yml")  # fmt: skip
+# In the order in which Compose looks for them.
+COMPOSE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+OVERRIDES = ("compose.override.yml", "compose.override.yaml", "docker-compose.override.yml",
+             "docker-compose.override.yaml")  # fmt: skip
 MOST_FILES = 20_000
 _SKIPPED = frozenset({".git", "node_modules", ".venv", "venv", ".sandboxrun", ".tox", "__pycache__", ".mypy_cache"})
 _PROFILE = re.compile(r"^[\"']?sandboxes[\"']?\s*:", re.MULTILINE)
@@ -84,7 +85,7 @@ def targets(paths: Sequence[Path], *, compose: Sequence[Path] = ()) -> tuple[tup
             except OSError as error:
                 kind, why = None, f"it cannot be read: {reason(error)}"
             if kind is not None:
-                found.append(_target(kind, path))
+                found += _targets(kind, path)
             else:
                 gaps.append(Gap(what=str(path), why=why, file=str(path)))
     if compose:
@@ -93,17 +94,29 @@ def targets(paths: Sequence[Path], *, compose: Sequence[Path] = ()) -> tuple[tup
     return tuple(unique.values()), tuple(gaps)
 
 
-def _target(kind: str, path: Path) -> Target:
-    """A Compose file that is found by its name has its override file with it; an override goes with its file."""
-    if kind == "compose" and path.name in OVERRIDES:
-        base = next((path.parent / name for name in COMPOSE_NAMES if (path.parent / name).is_file()), None)
-        path = base if base is not None else path
-    if kind == "compose" and path.name in COMPOSE_NAMES:
-        stem, suffix = path.name.rsplit(".", 1)
-        for name in dict.fromkeys((f"{stem}.override.{suffix}", f"{stem}.override.yaml", f"{stem}.override.yml")):
-            if (path.parent / name).is_file():
-                return Target(kind=kind, paths=(path, path.parent / name))
-    return Target(kind=kind, paths=(path,))
+def _targets(kind: str, path: Path) -> list[Target]:
+    """What is audited of one file. A Compose file that is found by its name has each override file with it that Compose
+    may take: the first directory's file any, another one those called like it. An override goes with its file."""
+    if kind != "compose" or path.name not in (*COMPOSE_NAMES, *OVERRIDES):
+        return [Target(kind=kind, paths=(path,))]
+    there = [name for name in COMPOSE_NAMES if (path.parent / name).is_file()]
+    pairs = [
+        (name, over)
+        for name in there
+        for over in OVERRIDES
+        if (path.parent / over).is_file() and (name == there[0] or over.startswith(f"{Path(name).stem}.override."))
+    ]
+    found: list[tuple[str, ...]] = [pair for pair in pairs if path.name in pair] or [(path.name,)]
+    return [Target(kind=kind, paths=tuple(path.parent / name for name in names)) for names in found]
+
+
+def _instead(path: Path) -> Iterator[Target]:
+    """The Compose files that an environment file names: Compose takes them in place of those with its own names."""
+    from sandboxrun.compose.files import files_named
+
+    file = read_source(path, str(path), Problems())
+    if file is not None and (names := files_named(file)):
+        yield Target(kind="compose", paths=tuple(path.parent / name for name in names))
 
 
 def _held(path: Path) -> str | None:
@@ -138,6 +151,8 @@ def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
         names[:] = sorted(name for name in names if name not in _SKIPPED)
         for name in sorted(found):
             path = Path(directory, name)
+            if name == ".env" and path.is_file():
+                yield from _instead(path)
             if not name.lower().endswith((".yaml", ".yml")):
                 continue
             if path.is_symlink():
@@ -159,7 +174,7 @@ def _in_directory(top: Path, gaps: list[Gap]) -> Iterator[Target]:
             if name in COMPOSE_NAMES or kind == "profile":
                 kind = kind or "compose"
                 seen.add(os.path.realpath(path))
-                yield _target(kind, path)
+                yield from _targets(kind, path)
     gaps += [
         Gap(what=str(link), why="it is a link, which is not followed: name it as an argument", file=str(link))
         for link in links
@@ -355,7 +370,13 @@ def load_services(target: Target) -> tuple[Services, ComposeSubjects]:
         return source
 
     unread: dict[str, str] = {}
-    loaded = files.load([os.path.normpath(str(path)) for path in target.paths], read)
+
+    def leads(path: str) -> str | None:
+        """Where an engine would follow a path to."""
+        real = os.path.realpath(path)
+        return None if real == root or real.startswith(root.rstrip(os.sep) + os.sep) else real
+
+    loaded = files.load([os.path.normpath(str(path)) for path in target.paths], read, leads=leads)
     made = service.subjects(loaded)
     missing = (msgspec.structs.replace(one, why=unread.get(one.file, one.why)) for one in made.missing)
     return loaded, msgspec.structs.replace(made, missing=tuple(missing))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.audit.judge import ReviewTerms
+from sandboxrun.compose.files import interpolate
 from sandboxrun.lifecycle.review import review, targets
 from tests.unit.audit.reviewing import TODAY, reviewed, rules_of
 
@@ -314,6 +315,166 @@ def test_an_override_file_that_is_named_goes_with_its_file(tmp_path: Path) -> No
         (tmp_path / name).write_text("services: {a: {image: x}}\n")
     every, _ = targets([tmp_path / name for name in names])
     assert [target.paths for target in every] == [(tmp_path / "compose.yaml", tmp_path / "compose.override.yaml")]
+
+
+OVERRIDDEN = [
+    ("compose.yaml", "docker-compose.override.yml"),
+    ("compose.yml", "compose.override.yaml"),
+    ("docker-compose.yml", "compose.override.yml"),
+    ("docker-compose.yaml", "docker-compose.override.yml"),
+]
+
+
+@pytest.mark.parametrize(("name", "override"), OVERRIDDEN)
+@pytest.mark.parametrize("given", ["directory", "file", "override"])
+def test_any_override_file_that_compose_takes_is_merged(name: str, override: str, given: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(closed(""))
+    (tmp_path / override).write_text("services: {agent: {privileged: true}}\n")
+    path = {"directory": tmp_path, "file": tmp_path / name, "override": tmp_path / override}[given]
+    every, gaps = targets([path])
+    assert (gaps, [target.paths for target in every]) == ((), [(tmp_path / name, tmp_path / override)])
+    assert rules_of(review(every, ReviewTerms(today=TODAY))) == ["SBX101"]
+
+
+def test_of_several_override_files_none_is_left_out(tmp_path: Path) -> None:
+    """Compose takes the first of them, an older one that which is called like its file."""
+    for name in ("compose.yaml", "docker-compose.yml"):
+        (tmp_path / name).write_text(closed(""))
+    for name in ("compose.override.yml", "docker-compose.override.yml"):
+        (tmp_path / name).write_text("services: {agent: {}}\n")
+    every, _ = targets([tmp_path])
+    assert sorted([path.name for path in target.paths] for target in every) == [
+        ["compose.yaml", "compose.override.yml"],
+        ["compose.yaml", "docker-compose.override.yml"],
+        ["docker-compose.yml", "docker-compose.override.yml"],
+    ]
+
+
+@pytest.mark.parametrize("separator", [":", ","])
+def test_files_that_the_env_file_names_instead_are_found(separator: str, tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text(closed(""))
+    (tmp_path / "low.yaml").write_text(closed(""))
+    (tmp_path / "high.yaml").write_text("services: {agent: {privileged: true}}\n")
+    (tmp_path / ".env").write_text(f"COMPOSE_PATH_SEPARATOR={separator}\nCOMPOSE_FILE=low.yaml{separator}high.yaml\n")
+    every, gaps = targets([tmp_path])
+    assert [[path.name for path in target.paths] for target in every] == [["low.yaml", "high.yaml"], ["compose.yaml"]]
+    assert rules_of(review(every, ReviewTerms(today=TODAY), gaps=gaps)) == ["SBX101"]
+
+
+def test_a_file_that_the_env_file_names_and_that_is_not_there_is_a_gap(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("COMPOSE_FILE=/etc/other.yaml\n")
+    every, _ = targets([tmp_path])
+    assert [gap.why for gap in review(every, ReviewTerms(today=TODAY)).gaps] == ["it cannot be read"]
+
+
+# What no reader of the file sees at once: the options, the files beside it, and the rule that says it.
+HIDDEN: list[tuple[str, dict[str, str], str]] = [
+    ("volumes: ['${A:-${B:-${C:-${D:-/var/run/docker.sock}}}}:/s']", {}, "SBX201"),
+    ("volumes: ['${HOME:+/var/run/docker.sock}:/s']", {}, "SBX201"),
+    ("volumes: ['${HOME:-./data}/.ssh:/s:ro']", {}, "SBX206"),
+    ("volumes: ['${HOME}/.ssh:/s:ro']", {".env": "HOME=./data"}, "SBX206"),
+    ("volumes: ['${A:-./data}:/s']", {".env": "B=/var/run\nA=${B}/docker.sock"}, "SBX201"),
+    ("volumes: ['${A:-./data}:/s']", {".env": "A: /var/run/docker.sock"}, "SBX201"),
+    ("volumes: ['${A:-./data}:/s']", {".env": "B='a\nb' A=/var/run/docker.sock # text"}, "SBX201"),
+    ("volumes: ['${A:-./data}:/s']", {".env": 'export A="/var/run/${B:-docker}.sock"'}, "SBX201"),
+    ("volumes: ['${A:?}:/s']", {}, "SBX901"),
+    ("volumes: [{type: bind, source: '$A', target: /s}]", {}, "SBX901"),
+    ("cgroup: '${C:-private}'", {}, "SBX901"),
+    ("networks:", {}, "SBX302"),
+]
+
+
+@pytest.mark.parametrize(("options", "files", "rule"), HIDDEN)
+def test_what_is_hidden_is_found(options: str, files: dict[str, str], rule: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert rule in found(tmp_path, closed(options))
+
+
+def test_an_environment_file_that_compose_would_not_read_is_a_gap(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A=1\nB='open\n")
+    gaps = reviewed(tmp_path, closed(""), "compose.yaml").gaps
+    assert [(Path(gap.what).name, gap.why) for gap in gaps] == [(".env:2", "it is not NAME=value")]
+
+
+def test_the_network_that_a_service_is_on_by_default_may_be_the_hosts(tmp_path: Path) -> None:
+    top = "\nnetworks: {default: {name: host, external: true}}\n"
+    text = "\n".join(line for line in closed("", top).splitlines() if "networks: [closed]" not in line)
+    assert "SBX125" in found(tmp_path, text)
+
+
+def test_a_path_counts_from_the_directory_of_its_own_file(tmp_path: Path) -> None:
+    """Wherever that is: an include may name any, and an extended file has its own."""
+    (tmp_path / "sub").mkdir()
+    other = closed("volumes: ['.:/a', {type: bind, source: etc, target: /b}]", "\n").replace("agent:", "other:")
+    (tmp_path / "sub/other.yaml").write_text(other + "secrets: {key: {file: root/.ssh/id_rsa}}\n")
+    include = "include: [{path: [sub/other.yaml], project_directory: /}]\n"
+    assert {"SBX204"} <= set(found(tmp_path, include + closed("")))
+    base = "services: {base: {image: x, volumes: ['../../x:/x'], env_file: agent.env}}\n"
+    (tmp_path / "sub/base.yaml").write_text(base)
+    (tmp_path / "sub/agent.env").write_text("GH=ghp_0123456789abcdefghijklmnopqrstuvwxyzAB\n")
+    verdict = reviewed(tmp_path, closed("extends: {file: sub/base.yaml, service: base}"), "compose.yaml")
+    assert {"SBX207", "SBX501"} <= set(rules_of(verdict))
+    inside = "services: {base: {image: x, volumes: ['../x:/x']}}\n"
+    (tmp_path / "sub/base.yaml").write_text(inside)
+    assert found(tmp_path, closed("extends: {file: sub/base.yaml, service: base}")) == []
+
+
+def test_variables_of_an_include_come_from_its_files_and_from_those_above(tmp_path: Path) -> None:
+    other = closed("volumes: ['${A:-./data}:/a', '${B:-./data}:/b']", "").replace("agent:", "other:")
+    (tmp_path / "other.yaml").write_text(other)
+    (tmp_path / "more.txt").write_text("A=/etc\nB=./inside\n")
+    include = "include: [{path: other.yaml, env_file: more.txt}]\n"
+    assert {"SBX201", "SBX204"} & set(found(tmp_path, include + closed(""))) == {"SBX204"}
+    (tmp_path / ".env").write_text("A=./inside\nB=/var/run/docker.sock\n")
+    assert {"SBX201", "SBX204"} & set(found(tmp_path, include + closed(""))) == {"SBX201"}
+
+
+def test_links_of_the_repository_are_followed(tmp_path: Path) -> None:
+    """As an engine follows them: where they lead out, that is what is mounted."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "data").symlink_to("/")
+    (tmp_path / "key").symlink_to("/etc/shadow")
+    (tmp_path / "in").symlink_to("inner")
+    assert found(tmp_path, closed("volumes: ['./data/etc:/s']")) == ["SBX204"]
+    assert found(tmp_path, closed("secrets: [key]")) == ["SBX206"]
+    assert found(tmp_path, closed("volumes: ['./in/data:/s']")) == []
+
+
+def test_what_a_service_takes_over_of_another_is_judged_with_it(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("services: {base: {image: x, volumes_from: ['container:other']}}\n")
+    assert "SBX127" in found(tmp_path, closed("extends: {file: base.yaml, service: base}"))
+
+
+@pytest.mark.parametrize("tag", ["!reset", "!re%73et", "!e!set"])
+def test_a_reset_in_any_spelling_takes_away(tag: str, tmp_path: Path) -> None:
+    text = f"%TAG !e! !re\n---\n{closed(f'cap_drop: {tag} [ALL]')}"
+    assert found(tmp_path, text) == ["SBX105"]
+
+
+INTERPOLATED = {
+    "$A/${A}/$$A/$${A}": "a/a/$A/${A}",
+    "${N:-${M-x}y}z": "xyz",
+    "${E:-x}${E-x}": "x",
+    "${A:+x${A}}${E:+x}${E+x}${N+x}": "xaxx",
+    "${A:?no {braces} end}b": "ab",
+    "${N:?told}$N": "${N:?told}$N",
+    "${N:-{a}}": "{a}",
+    "${N:-a": "${N:-a",
+    "${!}$ $1 ${": "${!}$ $1 ${",
+    "}{${A}": "}{a",
+    "$Aé": "aé",
+    "${HOME:-x}": "${HOME}",
+}
+
+
+@pytest.mark.parametrize("text", INTERPOLATED)
+def test_interpolation(text: str) -> None:
+    assert interpolate(text, {"A": "a", "E": ""}) == INTERPOLATED[text]
+
+
+def test_interpolation_of_any_depth_takes_a_time_that_grows_with_the_text() -> None:
+    assert interpolate("${N:-" * 10_000 + "/" + "}" * 10_000, {}) == "/"
 
 
 def test_values_of_the_env_file_are_filled_in(tmp_path: Path) -> None:
