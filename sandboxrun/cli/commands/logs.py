@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -16,6 +16,7 @@ from sandboxrun.cli.lines import Lines
 from sandboxrun.cli.output import note, warn
 from sandboxrun.errors import SandboxrunError, UsageError
 from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.folder import chunks_of
 from sandboxrun.evidence.store import STDERR, STDOUT
 from sandboxrun.report.streams import reader_gone
 from sandboxrun.spec.names import check_names, matches
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from sandboxrun.spec.state import ObservedSandbox
 
 
-_CHUNK = 1 << 20  # bytes
+_CHUNK = 1 << 20  # bytes of a log that are looked at at once
 _TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
 
 
@@ -99,17 +100,34 @@ def _from_evidence(store: Store, entry: ChainEntry, lines: Lines, tail: int | No
         try:
             with store.open(entry, name) as file:
                 if tail is not None:
-                    file.seek(-min(_TAILED, os.fstat(file.fileno()).st_size), os.SEEK_END)
-                    lines(entry.sandbox, stream, last_lines(file.read(_TAILED), tail))
-                while tail is None and (data := file.read(_CHUNK)):
+                    to_last_lines(file, tail)
+                for data in chunks_of(file):
                     lines(entry.sandbox, stream, data)
+                    lines.check()
         except EvidenceError as error:
             warn(f"{entry.sandbox}: {error.diagnostics[0].message}")
 
 
-def last_lines(data: bytes, count: int) -> bytes:
-    """The last `count` lines; an unfinished last one counts."""
-    return b"".join(data.splitlines(keepends=True)[-count:]) if count else b""
+def to_last_lines(file: BinaryIO, count: int) -> None:
+    """Move to where the last `count` lines begin, of those in the last 256 MiB; an unfinished last one counts.
+
+    A file that a checkout brought may be of any size, and nothing but line ends: a part of it is looked at at a time.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if count == 0:
+        return
+    end, least = size - 1, max(0, size - _TAILED)  # what the last byte may end is the last line itself
+    while end > least:
+        start = file.seek(max(least, end - _CHUNK))
+        data = file.read(end - start)
+        if count <= data.count(b"\n"):
+            at = len(data)
+            for _ in range(count):
+                at = data.rfind(b"\n", 0, at)
+            file.seek(start + at + 1)
+            return
+        count, end = count - data.count(b"\n"), start
+    file.seek(least)
 
 
 def _from_engine(

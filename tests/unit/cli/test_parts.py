@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pty
 import select
@@ -21,7 +22,7 @@ from sandboxrun.backend.docker.transport import resolve
 from sandboxrun.cli import changing
 from sandboxrun.cli.changing import CleanStop, Forwarding
 from sandboxrun.cli.commands import doctor
-from sandboxrun.cli.commands.logs import last_lines
+from sandboxrun.cli.commands.logs import to_last_lines
 from sandboxrun.cli.lines import LONGEST, Lines, OutputFailed
 from sandboxrun.cli.options import Seconds, WithCommand
 from sandboxrun.errors import PlanError
@@ -221,10 +222,35 @@ def test_what_cannot_be_written_is_said_and_the_other_stream_goes_on(
 
 @pytest.mark.parametrize(
     ("data", "count", "left"),
-    [(b"a\nb\nc\n", 2, b"b\nc\n"), (b"a\nb", 1, b"b"), (b"a\n", 5, b"a\n"), (b"a\n", 0, b""), (b"", 3, b"")],
+    [
+        (b"a\nb\nc\n", 2, b"b\nc\n"),
+        (b"a\nb", 1, b"b"),
+        (b"a\n", 5, b"a\n"),
+        (b"a\n", 0, b""),
+        (b"", 3, b""),
+        (b"\n", 1, b"\n"),
+        (b"\n\n\n", 2, b"\n\n"),
+        (b"a\n5%\r6%\r", 1, b"5%\r6%\r"),
+        (b"%7d\n" * 3 % (1, 2, 3) + b"x\n" * (1 << 21), (1 << 21) + 2, b"%7d\n" * 2 % (2, 3) + b"x\n" * (1 << 21)),
+        (b"\n" * (3 << 20), (2 << 20) + 1, b"\n" * ((2 << 20) + 1)),
+        (b"a\n" + b"b" * (2 << 20), 1, b"b" * (2 << 20)),
+    ],
 )
-def test_the_last_lines(data: bytes, count: int, left: bytes) -> None:
-    assert last_lines(data, count) == left
+def test_the_last_lines_are_found_without_holding_all_of_a_log(data: bytes, count: int, left: bytes) -> None:
+    class Log(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None and 0 <= size <= 1 << 20
+            return super().read(size)
+
+    to_last_lines(log := Log(data), count)
+    assert data[log.tell() :] == left
+
+
+def test_a_tail_is_looked_for_in_the_end_of_a_log_that_a_checkout_made_huge(tmp_path: Path) -> None:
+    with Path(tmp_path, "stdout.log").open("w+b") as log:
+        log.truncate(1 << 43)  # takes up no room
+        to_last_lines(log, 2)
+        assert log.tell() == (1 << 43) - (256 << 20)
 
 
 # -- arguments
