@@ -63,20 +63,28 @@ class Given(NamedTuple):
 
 
 class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
-    """A number with a unit, as a profile writes it."""
+    """A number with a unit, as a profile writes it. `units` are the suffixes of which one is needed, where a number
+    alone could be taken for another: 30 days of evidence would be 30 seconds of it."""
 
     examples = ""
+    units: tuple[str, ...] = ()
 
     def parse(self, text: str) -> float | int:
         """The number in seconds, or in bytes. Raises ValueError."""
         raise NotImplementedError
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
-        """The number. Fails for what is none."""
+        """The number. Fails for what is none, and for one that lacks its unit."""
+        if isinstance(value, int | float):
+            return value
         try:
-            return value if isinstance(value, int | float) else self.parse(value)
+            found = self.parse(value)
         except ValueError:
             self.fail(f'"{value}" is not a {self.name}, such as {self.examples}', param, ctx)
+        if self.units and found and value.strip()[-1:].isdecimal():
+            *others, last = (f"{value.strip()}{unit}" for unit in self.units)
+            self.fail(f'"{value}" has no unit: write {", ".join(others)} or {last}', param, ctx)
+        return found
 
 
 class Seconds(_Quantity):
@@ -91,10 +99,16 @@ class Seconds(_Quantity):
         return float(text) if text.replace(".", "", 1).isdecimal() else parse_duration(text) / SECOND
 
 
-class Bytes(_Quantity):
-    """A size as a profile writes it (`512m`, `5GB`), in bytes."""
+class Age(Seconds):
+    """How old something has to be to be removed: a duration with its unit, in seconds."""
 
-    name, examples = "size", "512m or 5g"
+    examples, units = "12h or 30d", ("m", "h", "d")
+
+
+class Bytes(_Quantity):
+    """How much may stay: a size with its unit as a profile writes it (`512m`, `5GB`), in bytes."""
+
+    name, examples, units = "size", "512m or 5g", ("b", "m", "g")
 
     def parse(self, text: str) -> int:
         """The bytes."""
@@ -106,6 +120,11 @@ class Bytes(_Quantity):
 def duration(*names: str, help: str, default: float | None = None) -> Decorator:
     """An option that takes a duration, in seconds."""
     return click.option(*names, type=Seconds(), metavar="DURATION", default=default, help=help)
+
+
+def age(*names: str, help: str) -> Decorator:
+    """An option that takes the age of what is removed, in seconds."""
+    return click.option(*names, type=Age(), metavar="DURATION", help=help)
 
 
 def size(*names: str, help: str) -> Decorator:

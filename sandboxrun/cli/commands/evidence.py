@@ -130,7 +130,7 @@ def release(given: opt.Given, run: str, directory: Path | None, reason: str) -> 
 
 @evidence.command()
 @opt.taking(
-    opt.duration("--older-than", help="Remove what was saved longer ago: 30d."),
+    opt.age("--older-than", help="Remove what was saved longer ago: 30d."),
     opt.size("--max-size", help="Remove the oldest until all takes less: 5GB."),
     click.option(
         "--keep",

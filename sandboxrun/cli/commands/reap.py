@@ -31,7 +31,7 @@ from sandboxrun.report.stored import over_diagnostics, pruned_plain, pruned_text
         metavar="ID",
         help="Reap all that this CI job made, in any project: it is over. What a living process waits for stays.",
     ),
-    opt.duration("--older-than", help="Of these, only sandboxes that were created at least this long ago."),
+    opt.age("--older-than", help="Of these, only sandboxes that were created at least this long ago."),
     opt.path(
         "--evidence-dir",
         metavar="DIR",
@@ -43,7 +43,7 @@ from sandboxrun.report.stored import over_diagnostics, pruned_plain, pruned_text
         "--metrics", "endpoint", metavar="HOST:PORT", help="With --watch: serve metrics there, as OpenMetrics text."
     ),
     opt.path("--metrics-file", help="With --watch: write metrics to this file after each change."),
-    opt.duration(
+    opt.age(
         "--evidence-older-than",
         help="Then remove evidence that was saved longer ago, as `evidence prune` does; with --watch every hour.",
     ),

@@ -136,17 +136,45 @@ def test_prune_wants_to_know_what_to_remove(say: Say, runs: list[ChainEntry]) ->
     assert said.code == 2 and "--json cannot ask for confirmation" in said.err
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("evidence", "prune", "-y"), "--older-than"),
+        (("evidence", "prune", "-y"), "--max-size"),
+        (("reap",), "--older-than"),
+        (("reap",), "--evidence-older-than"),
+        (("reap",), "--evidence-max-size"),
+    ],
+)
+@pytest.mark.parametrize("value", ["30", "1.5"])
+def test_what_is_removed_is_measured_in_a_unit(
+    say: Say, here: Path, runs: list[ChainEntry], command: tuple[str, ...], option: str, value: str
+) -> None:
+    """30 days were meant, and 30 seconds of evidence would have stayed."""
+    said = say(*command, option, value)
+    units = ("b", "m", "g") if "size" in option else ("m", "h", "d")
+    first, second, last = (value + unit for unit in units)
+    assert said.code == 2
+    assert f'"{value}" has no unit: write {first}, {second} or {last}' in said.err
+    assert len([*here.glob(".sandboxrun/evidence/*/index.json")]) == len(runs)
+
+
+def test_nothing_needs_no_unit(say: Say, runs: list[ChainEntry]) -> None:
+    assert say("evidence", "prune", "--older-than", "0", "--dry-run").code == 0
+    assert say("evidence", "prune", "--older-than", "0", "--max-size", "0", "--dry-run").code in (0, 1)
+
+
 def test_what_stays_above_the_limit_is_a_failure(say: Say, here: Path, runs: list[ChainEntry]) -> None:
     assert (
         say("evidence", "hold", "agent", "--reason", "for the audit").err == 'run run-1-of-them of agent["a"] is held\n'
     )
-    found = say("evidence", "prune", "--max-size", "1", "-y", "--json")
+    found = say("evidence", "prune", "--max-size", "1b", "-y", "--json")
     told = json.loads(found.out)
     assert found.code == 1 and told["over"] > 0 and told["held"] == 1
     assert [removal["run"] for removal in told["removed"]] == ["run-0-of-them"]
     assert "    held:     for the audit (" in say("evidence", "show", "agent").out
     assert say("evidence", "release", "agent").code == 0
-    assert say("evidence", "prune", "--max-size", "1", "-y").code == 1  # the newest stays
+    assert say("evidence", "prune", "--max-size", "1b", "-y").code == 1  # the newest stays
     assert say("evidence", "release", "agent").code == 1
 
 
