@@ -27,7 +27,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 check: lint  ## ruff, mypy and every test that needs neither an engine nor HAProxy
-	@$(RUN) -m pytest -q -m "not engine and not haproxy" -n $(or $(WORKERS),2) $(PYTEST_ARGS)
+	@$(RUN) -m pytest -q -m "not engine and not haproxy" --hypothesis-profile=quick -n $(or $(WORKERS),3) $(PYTEST_ARGS)
 
 # Tests on an engine mostly wait for it: more of them side by side than there are processors.
 test: lint engine image tools  ## that, and the tests on a real engine, with the coverage floors

@@ -19,10 +19,10 @@ import statistics
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import cast
 
 ROOT = Path(__file__).resolve().parent.parent
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -38,8 +38,8 @@ def figures(package: Path) -> Mapping[str, float]:
     """The static figures of the package in `package`, by name."""
     files = sorted(package.rglob("*.py"))
     texts = {path: path.read_text(encoding="utf-8") for path in files}
-    trees = {path: ast.parse(text) for path, text in texts.items()}
-    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, Function)]
+    trees = {path: nodes(ast.parse(text)) for path, text in texts.items()}
+    functions = [node for tree in trees.values() for node in tree if isinstance(node, Function)]
     lengths = sorted((node.end_lineno or node.lineno) - node.lineno + 1 for node in functions)
     complexities = sorted(map(complexity, functions))
     private, lonely = _private(trees.values())
@@ -56,14 +56,27 @@ def figures(package: Path) -> Mapping[str, float]:
         "complexity, most": complexities[-1],
         "private functions": private,
         "private functions with one caller, %": round(100 * lonely / private),
-        "imports inside functions": sum(map(_imports_inside, trees.values())),
+        "imports inside functions": sum(map(_imports_inside, functions)),
     }
+
+
+def nodes(tree: ast.AST) -> list[ast.AST]:
+    """What `ast.walk` gives, in a third of its time: the trees of a whole package are walked."""
+    found = [tree]
+    for node in found:
+        for name in node._fields:
+            match getattr(node, name, None):
+                case ast.AST() as child:
+                    found.append(child)
+                case list() as several:
+                    found += [child for child in several if isinstance(child, ast.AST)]
+    return found
 
 
 def complexity(function: Function) -> int:
     """McCabe's number: one, and one for each branch; of a match, one for each case but the first."""
     count = 1
-    for node in ast.walk(function):
+    for node in nodes(function):
         if isinstance(node, _BRANCHES):
             count += 1
         elif isinstance(node, ast.BoolOp):
@@ -73,11 +86,8 @@ def complexity(function: Function) -> int:
     return count
 
 
-def _imports_inside(tree: ast.Module) -> int:
-    imports = ast.Import | ast.ImportFrom
-    return sum(
-        isinstance(node, imports) for top in ast.walk(tree) if isinstance(top, Function) for node in own_nodes(top)
-    )
+def _imports_inside(function: Function) -> int:
+    return sum(isinstance(node, ast.Import | ast.ImportFrom) for node in own_nodes(function))
 
 
 def own_nodes(function: Function) -> Iterator[ast.AST]:
@@ -90,12 +100,13 @@ def own_nodes(function: Function) -> Iterator[ast.AST]:
             waiting += ast.iter_child_nodes(node)
 
 
-def _private(trees: Sequence[ast.Module] | Any) -> tuple[int, int]:
+def _private(trees: Iterable[list[ast.AST]]) -> tuple[int, int]:
     """Functions of a module that begin with `_`, and how many of them are named at one place of it only."""
     every = lonely = 0
     for tree in trees:
-        names = [n.name for n in tree.body if isinstance(n, Function) and n.name.startswith("_")]
-        uses = collections.Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))
+        body = cast(ast.Module, tree[0]).body
+        names = [n.name for n in body if isinstance(n, Function) and n.name.startswith("_")]
+        uses = collections.Counter(n.id for n in tree if isinstance(n, ast.Name))
         every += len(names)
         lonely += sum(uses[name] == 1 for name in names)
     return every, lonely

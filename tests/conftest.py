@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -19,12 +20,14 @@ from msgspec import field
 from sandboxrun.data import Data
 from sandboxrun.spec.ci import MARKS
 
-# A slow machine is no fault of the code: no test may fail by the clock.
-hypothesis.settings.register_profile("sandboxrun", deadline=None, print_blob=True)
+# A slow machine is no fault of the code: no test may fail by the clock. `make check` asks for the quick profile.
+hypothesis.settings.register_profile("sandboxrun", deadline=None, print_blob=True, max_examples=100)
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("sandboxrun"), max_examples=25)
 hypothesis.settings.load_profile("sandboxrun")
 
 # Files whose tests share what is costly to make: it is made once, not once a worker.
 ON_ONE_WORKER = (
+    "tests/test_house.py",
     "tests/attacks/",
     "tests/engine/test_clients.py",
     "tests/engine/test_gateway.py",
@@ -48,6 +51,16 @@ def pytest_configure() -> None:
     sys.dont_write_bytecode = False
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays to the end: the garbage collector need not walk it again and again."""
+    gc.freeze()
+
+
+def examples(most: int, **more: Any) -> hypothesis.settings:
+    """For a test that does not take a hundred random examples, but `most`; fewer where the profile is the quick one."""
+    return hypothesis.settings(max_examples=max(5, most * hypothesis.settings.default.max_examples // 100), **more)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ from sandboxrun.profile.loader import load
 from sandboxrun.profile.render import schema_text
 from sandboxrun.spec import project, records, spec
 from sandboxrun.spec.option import Record, Row, rows
-from scripts.house import figures
+from scripts.house import figures, nodes
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sandboxrun"
@@ -76,13 +76,18 @@ def tree_of(path: Path) -> ast.Module:
 
 
 @cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return nodes(tree_of(path))
+
+
+@cache
 def imports_of(path: Path) -> tuple[tuple[int, str], ...]:
     """Every import of a module wherever it stands, as line and dotted name."""
     return tuple(_imports(path))
 
 
 def _imports(path: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         match node:
             case ast.Import():
                 yield from ((node.lineno, alias.name) for alias in node.names)
@@ -183,7 +188,7 @@ OWN_WORDS = {
 def engine_words(path: Path) -> Iterator[str]:
     """The Engine API's words that a module has as literals, not counting docstrings."""
     name = str(path.relative_to(PACKAGE))
-    nodes = list(ast.walk(tree_of(path)))
+    nodes = nodes_of(path)
     prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     for node in nodes:
         keys: list[ast.expr] = []
@@ -217,7 +222,7 @@ def test_every_thread_has_somebody_who_hears_of_its_failure() -> None:
     bare = [
         place(path, node.lineno)
         for path in MODULES
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Thread"
     ]
     assert [where for where in bare if not where.startswith("sandboxrun/threads.py")] == []
@@ -306,7 +311,7 @@ def test_no_test_fails_for_a_container_that_goes_while_it_lists_them() -> None:
     found = [
         place(path, node.lineno)
         for path in sorted((ROOT / "tests").rglob("*.py"))
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call)
         and ast.unparse(node.func).endswith(".containers.list")
         and not any(keyword.arg == "ignore_removed" for keyword in node.keywords)
@@ -315,7 +320,7 @@ def test_no_test_fails_for_a_container_that_goes_while_it_lists_them() -> None:
 
 
 def _test_imports(path: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

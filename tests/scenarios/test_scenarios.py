@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -29,6 +29,7 @@ from sandboxrun.plan.changes import Action
 from sandboxrun.plan.planner import Options
 from sandboxrun.spec import labels
 from sandboxrun.spec.state import Offers
+from tests.conftest import examples
 from tests.scenarios.world import Job, new_world, read
 
 WIDE: dict[str, dict[str, Any]] = {
@@ -73,7 +74,7 @@ OPTIONS = st.fixed_dictionaries(
 PROFILES = st.dictionaries(st.sampled_from(["a", "b", "c"]), OPTIONS, max_size=3, min_size=1)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.lists(PROFILES, min_size=1, max_size=3))
 def test_after_an_apply_nothing_is_left_to_do(profiles: list[dict[str, dict[str, Any]]]) -> None:
     world = new_world()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from sandboxrun.audit.judge import ReviewTerms, inline
@@ -20,6 +20,7 @@ from sandboxrun.lifecycle.fixing import edited
 from sandboxrun.lifecycle.review import Sources, Target, review, targets, terms
 from sandboxrun.report import audit as forms
 from sandboxrun.report.audit import verdict_sarif
+from tests.conftest import examples
 from tests.unit.audit.reviewing import TODAY
 
 WORDS = st.sampled_from(
@@ -45,7 +46,7 @@ FILES = st.fixed_dictionaries(
 
 
 @given(FILES)
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_compose_file_has_a_verdict(tmp_path: Path, data: Any) -> None:
     file = tmp_path / "compose.yaml"
     file.write_text(json.dumps(data, indent=2))
@@ -65,7 +66,7 @@ def test_any_compose_file_has_a_verdict(tmp_path: Path, data: Any) -> None:
 
 
 @given(SERVICES)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_profile_has_a_verdict(tmp_path: Path, data: Any) -> None:
     file = tmp_path / "sandbox.yaml"
     file.write_text(json.dumps({"sandboxes": {"a": {"image": "x", **data}}}, indent=2))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.audit.diff import NOTHING, PrivilegeDiff, compare, privilege_diff
@@ -19,6 +19,7 @@ from sandboxrun.spec.privilege import AXES, Side, Step, Way
 from sandboxrun.spec.project import FileSpec, NetworkSpec, Profile, VolumeSpec
 from sandboxrun.spec.records import FileRef, Lifetime, Workspace
 from sandboxrun.spec.spec import ROWS, SandboxSpec, parse_spec
+from tests.conftest import examples
 
 
 def spec(options: dict[str, Any]) -> SandboxSpec:
@@ -94,7 +95,7 @@ SPECS = st.fixed_dictionaries({}, optional=OPTIONS)
 
 
 @given(SPECS)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_nothing_differs_from_itself(options: dict[str, Any]) -> None:
     assert steps(options, options) == []
 
@@ -103,7 +104,7 @@ MIRROR = {Way.WIDENED: Way.NARROWED, Way.NARROWED: Way.WIDENED, Way.MAYBE: Way.M
 
 
 @given(SPECS, SPECS)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_the_other_way_round_mirrors(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Per axis: what widens one way narrows the other."""
     there, back = (axis_ways(a, b) for a, b in ((one, other), (other, one)))
@@ -120,7 +121,7 @@ def axis_ways(old: dict[str, Any], new: dict[str, Any]) -> dict[str, set[Way]]:
 
 
 @given(SPECS, SPECS, SPECS)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_narrower_than_narrower_is_narrower(a: dict[str, Any], b: dict[str, Any], c: dict[str, Any]) -> None:
     """Per axis: where neither step widens, both together don't."""
     first, second, whole = axis_ways(a, b), axis_ways(b, c), axis_ways(a, c)
@@ -131,7 +132,7 @@ def test_narrower_than_narrower_is_narrower(a: dict[str, Any], b: dict[str, Any]
 
 
 @given(SPECS, st.randoms())
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_the_order_of_keys_means_nothing(options: dict[str, Any], random: Any) -> None:
     keys = list(options)
     random.shuffle(keys)
@@ -154,7 +155,7 @@ def test_spellings_mean_nothing(one: dict[str, Any], other: dict[str, Any]) -> N
 
 
 @given(SPECS, SPECS)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_what_an_engine_is_sent_differs_only_with_a_step(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Whatever an applier could carry out: two specs of which no axis says anything are the same but for the task."""
     task = next(axis for axis in AXES if axis.name == "task")

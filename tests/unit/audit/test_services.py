@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 
 from sandboxrun.audit.diff import PrivilegeDiff
 from sandboxrun.lifecycle.comparing import between
 from sandboxrun.spec.privilege import Way
+from tests.conftest import examples
 from tests.unit.audit.test_hostile import SERVICES
 
 TOP = {
@@ -111,7 +112,7 @@ def test_spellings_mean_nothing(one: dict[str, Any], other: dict[str, Any], tmp_
 
 
 @given(SERVICES, SERVICES)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_two_services_are_compared(tmp_path: Path, one: Any, other: Any) -> None:
     """Nothing raises, nothing differs from itself, and the other way round mirrors."""
     assert all(change.axis == "files" for change in compared(tmp_path, one, one).changes)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -19,6 +19,7 @@ from sandboxrun.spec.records import Attachment, FileRef, Healthcheck, Logging, M
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, digest_of, settle
 from sandboxrun.spec.state import ImageConfig, from_label, own_labels, unsupported, without_inherited
 from sandboxrun.spec.types import freeze
+from tests.conftest import examples
 from tests.unit.spec.echo import as_inspect
 from tests.unit.spec.values import specs
 
@@ -34,7 +35,7 @@ def there_and_back(spec: SandboxSpec, names: Names = NAMES, *, in_hosts: bool = 
 
 
 @given(spec=specs, in_hosts=st.booleans())
-@settings(max_examples=80)
+@examples(80)
 def test_what_the_engine_shows_is_what_was_asked(spec: SandboxSpec, in_hosts: bool) -> None:
     found = there_and_back(spec, in_hosts=in_hosts)
     if spec.runtime is None:
@@ -46,21 +47,21 @@ def test_what_the_engine_shows_is_what_was_asked(spec: SandboxSpec, in_hosts: bo
 
 
 @given(spec=specs)
-@settings(max_examples=60)
+@examples(60)
 def test_a_label_keeps_the_whole_spec(spec: SandboxSpec) -> None:
     assert from_label(spec.label) == spec
     assert from_label(spec.label).digest == spec.digest  # type: ignore[union-attr]
 
 
 @given(spec=specs, text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-@settings(max_examples=60)
+@examples(60)
 def test_a_digest_is_that_of_the_plain_data_whatever_is_escaped_in_the_label(spec: SandboxSpec, text: str) -> None:
     for one in (spec, structs.replace(spec, labels=freeze({text: f"\x7f{text}", "back": "\\u0041"}))):
         assert one.digest == digest_of(one.plain) == digest_of(json.loads(one.label))
 
 
 @given(spec=specs)
-@settings(max_examples=60)
+@examples(60)
 def test_settling_twice_is_settling_once(spec: SandboxSpec) -> None:
     assert settle(spec) == spec
 

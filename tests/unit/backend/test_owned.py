@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.backend.docker.codec import encode, observe, observe_companion, observe_network, observe_volume
@@ -20,6 +20,7 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.spec import SandboxSpec, settle
 from sandboxrun.spec.state import ImageConfig, own_labels, parse_time
+from tests.conftest import examples
 from tests.unit.plan.world import profile, snapshot
 from tests.unit.spec.echo import as_inspect
 
@@ -111,7 +112,7 @@ def test_networks_and_volumes(key: str) -> None:
         assert not check({"Name": "data", "Labels": found}, "p")
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(own=st.dictionaries(st.sampled_from(sorted(ALL)), WEIRD), state=JSON, more=JSON)
 def test_no_label_is_a_crash(own: Mapping[str, str], state: Any, more: Any) -> None:
     """Of a container whose labels are believed too: its spec can be read, compared and shown."""
@@ -133,7 +134,7 @@ def test_no_label_is_a_crash(own: Mapping[str, str], state: Any, more: Any) -> N
     observe(inspect, NAMES, ImageConfig())
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(where=st.sampled_from(["Config", "HostConfig", "Mounts", "NetworkSettings", "State"]), value=JSON)
 def test_an_answer_that_no_engine_gives_is_told_by_name(where: str, value: Any) -> None:
     payload = encode(SPEC, name="p-s", names=NAMES, own_labels=OWN)

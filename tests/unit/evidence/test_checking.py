@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -22,6 +22,7 @@ from sandboxrun.evidence.checking import Checked, CheckLimits, check, verify_cha
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.retention import Retention, hold, prune
 from sandboxrun.evidence.store import ChainEntry, Store
+from tests.conftest import examples
 from tests.unit.evidence.stores import record
 
 Change = Callable[[Path, st.DataObject], str]  # changes the store in that directory, and says what must be named
@@ -192,7 +193,7 @@ CHANGES: tuple[Change, ...] = (
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_changed_is_found_and_named(whole: Whole, change: Change, data: st.DataObject) -> None:
     with whole.copy() as store:

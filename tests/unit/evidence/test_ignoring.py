@@ -9,11 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from sandboxrun.evidence.ignoring import Apart, Ignoring, Tracked, tracked_in
 from sandboxrun.evidence.patch import PatchLimits, make_patch
+from tests.conftest import examples
 from tests.unit.evidence.test_patch import GIT, Tree, archived, packed, read, write
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
@@ -48,7 +49,7 @@ LINES = st.builds(
 PATHS = st.lists(st.sampled_from(["a", "b", "ab", "a.b", "*"]), min_size=1, max_size=4).map("/".join)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files=st.dictionaries(st.sampled_from(["", "a", "a/b"]), st.lists(LINES, max_size=4), max_size=3),
     paths=st.lists(PATHS, min_size=1, max_size=12, unique=True),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from sandboxrun.evidence import patch as linediff
@@ -17,6 +17,7 @@ from sandboxrun.evidence.index import EvidenceError
 from sandboxrun.evidence.parts import _below
 from sandboxrun.evidence.patch import Budget, Patch, PatchLimits, TreeLimits, hunks, is_git, link_fault, make_patch
 from sandboxrun.evidence.workspace import pack
+from tests.conftest import examples
 
 # A tree: path → (kind, content); kinds: "f" file, "x" executable, "l" symlink.
 Tree = dict[str, tuple[str, bytes]]
@@ -182,7 +183,7 @@ def changes(draw: st.DrawFn) -> tuple[Tree, Tree]:
     return before, {**after, **draw(trees)}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(60, suppress_health_check=list(HealthCheck))
 @given(changes())
 @example(({}, {"d /f0": ("f", b"")}))
 @example(({"d /f0": ("f", b"a\n")}, {"d /f0": ("f", b"b\n"), "e /a b": ("x", b"\0")}))
@@ -196,7 +197,7 @@ def test_any_change_survives_git_apply(tmp_path_factory: pytest.TempPathFactory,
 lines = st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"d\n"]), max_size=60).map(b"".join)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(lines, lines, st.sampled_from([b"", b"x", b"y"]), st.integers(0, 400))
 def test_hunks_give_the_new_text_whatever_the_budget(old: bytes, new: bytes, end: bytes, steps: int) -> None:
     new += end

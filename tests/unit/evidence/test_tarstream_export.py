@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from sandboxrun.evidence.export import Exported, ExportLimits, Kind, TarError, TarReader, export
 from sandboxrun.evidence.folder import Folder, RunFolder
 from sandboxrun.evidence.masking import Masker
+from tests.conftest import examples
 
 BLOCK = 512
 
@@ -240,7 +241,7 @@ types = [
 members = st.builds(member, names, st.sampled_from(types), st.binary(max_size=600), names, st.integers(0, 0o7777))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(150, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(members, max_size=6).map(b"".join),
     st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=3),
@@ -264,7 +265,7 @@ def test_no_stream_escapes_raises_or_leaves_what_is_not_listed(
     assert sum(kept.values()) <= 1000 and len(kept) <= 3 and len(done.refused) <= 2
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     st.lists(
         st.tuples(

@@ -8,10 +8,11 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from sandboxrun.gateway.companion.names import MAX_QUERY, answer
 from sandboxrun.gateway.companion.rules import read_rules
+from tests.conftest import examples
 from tests.unit.gateway.world import document
 
 RULES = read_rules(document())
@@ -123,7 +124,7 @@ def test_what_is_not_answered(data: bytes) -> None:
     assert answer(data, RULES, AT) is None
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(
     st.one_of(st.binary(max_size=300), st.binary(max_size=80).map(lambda tail: query("api.example.com")[:14] + tail))
 )

@@ -11,10 +11,11 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from sandboxrun.gateway.companion.haproxy import BELOW, CONFIGURATION, EXACT, Place, render
 from sandboxrun.gateway.companion.rules import Rules, RulesError, read_rules
+from tests.conftest import examples
 from tests.unit.gateway.world import document, why_not
 
 # Every keyword that may stand in the configuration: what it can do is in HAProxy's manual, and tested in test_bypasses.
@@ -123,7 +124,7 @@ def test_haproxy_accepts_it_without_a_warning(mode: str, tmp_path: Path) -> None
 ODD = st.text(alphabet=st.sampled_from("ab.-*: \t\n\r\0\\\"'#{}%[]()1x$\x7fé"), max_size=20)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.lists(st.one_of(ODD, st.builds(lambda a, b: f"{a}.example.com:{b}", ODD, ODD)), max_size=4), ODD, ODD)
 def test_no_byte_of_a_profile_changes_the_structure(allow: list[str], sandbox: str, run: str) -> None:
     """What is not a destination is refused; what is one, is a line of a list, and nothing else is changed by it."""

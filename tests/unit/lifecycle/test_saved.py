@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -21,6 +21,7 @@ from sandboxrun.report.plan import plan_json
 from sandboxrun.spec.spec import digest_of
 from sandboxrun.spec.state import Image, ImageConfig
 from sandboxrun.spec.types import freeze
+from tests.conftest import examples
 from tests.unit.plan.world import declared, ended, observed, profile, snapshot
 
 SECRET = "hunter2-secret"
@@ -190,7 +191,7 @@ def test_foreign_newer_and_torn_files_say_what_they_are(project: Path) -> None:
         read_saved(project)
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -21,6 +21,7 @@ from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, co
 from sandboxrun.spec.records import Attachment, Dependency, FileRef, Lifetime, Mount, Workspace
 from sandboxrun.spec.state import Companion, Completed, Created, Foreign, Image, ImageConfig, ObservedVolume, Running
 from sandboxrun.spec.types import freeze
+from tests.conftest import examples
 from tests.unit.plan.world import (
     HELPER,
     NODE,
@@ -739,7 +740,7 @@ def test_a_long_chain_of_dependencies_is_no_fault() -> None:
 
 
 @given(found=st.lists(specs, min_size=1, max_size=3))
-@settings(max_examples=40)
+@examples(40)
 def test_a_plan_of_what_was_applied_is_empty(found: list[Any]) -> None:
     sandboxes = [structs.replace(declared(f"s{n}"), spec=one) for n, one in enumerate(found)]
     running = [observed(s, Running(started=NOW)) for s in sandboxes]

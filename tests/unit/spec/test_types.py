@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.errors import Problems, node_of
@@ -14,6 +14,7 @@ from sandboxrun.spec.project import ConfigType, NetworkType, SecretType, VolumeT
 from sandboxrun.spec.records import EvidencePolicy, EvidenceType
 from sandboxrun.spec.spec import SpecType
 from sandboxrun.spec.types import INVALID
+from tests.conftest import examples
 from tests.unit.spec.values import CASES, Case, raw, values
 
 OBJECTS = (
@@ -83,7 +84,7 @@ def parse(case: Case, data: Any) -> tuple[Any, Problems]:
 
 @ALL
 @given(data=st.data())
-@settings(max_examples=20)
+@examples(20)
 def test_the_canonical_form_is_read_as_the_value(case: Case, data: st.DataObject) -> None:
     value = data.draw(VALUES[case.name])
     read, problems = parse(case, case.type.plain(value))
@@ -93,7 +94,7 @@ def test_the_canonical_form_is_read_as_the_value(case: Case, data: st.DataObject
 
 @ALL
 @given(data=st.data())
-@settings(max_examples=60)
+@examples(60)
 def test_parser_and_schema_agree(case: Case, data: st.DataObject) -> None:
     given = data.draw(RAW[case.name])
     value, problems = parse(case, given)
