@@ -508,7 +508,7 @@ def unstage(container: str, session: Session) -> None:
         session.store.unstage(session.observed(container).run)
 
 
-# -- Host paths that sandboxes are given: each must still be what it was when the apply began
+# -- Host paths that sandboxes are given: each must still be what it was when the profile was read
 
 
 def note_revision(sandbox: DeclaredSandbox, run: str, session: Session) -> None:
@@ -520,17 +520,12 @@ def note_revision(sandbox: DeclaredSandbox, run: str, session: Session) -> None:
         stage_revision(session.store, run, source, engine=session.engine.identity)
 
 
-def real_places(sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, str]:
-    """Where the host paths of the sandboxes lead now, links followed."""
-    return {str(path): os.path.realpath(path) for sandbox in sandboxes for _, _, path in sources_of(sandbox)}
-
-
 def check_places(sandbox: DeclaredSandbox, places: Mapping[str, str]) -> None:
     """Raise ApplyError for each that leads elsewhere now. One that was made by another process is not known of."""
     faults = []
     for key, item, path in sources_of(sandbox):
         if os.path.realpath(path) != places.get(str(path), os.path.realpath(path)):
-            message = f"{sandbox.address}: {path} now resolves to a different directory than when this apply started"
+            message = f"{sandbox.address}: {path} now resolves to a different directory than when this command started"
             help = "check what replaced it with a symlink"
             faults.append(Diagnostic(message=message, span=sandbox.place(key, item), help=help))
     if faults:

@@ -28,7 +28,6 @@ from sandboxrun.backend.session import (
     StepSkipped,
     StepStarted,
     ask_ahead,
-    real_places,
     silent,
 )
 from sandboxrun.data import Data, DataType
@@ -40,6 +39,7 @@ from sandboxrun.plan.changes import Action, Plan
 from sandboxrun.plan.planner import Options, check_others, make_destroy_plan, make_plan, not_as_declared
 from sandboxrun.plan.preflight import unfetched, watched_timeouts
 from sandboxrun.plan.steps import levels
+from sandboxrun.profile.files import real_places
 from sandboxrun.spec.ci import CiJob, job_of
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import Snapshot
@@ -456,7 +456,7 @@ def carry_out(
         store=store,
         plan_digest=made.digest,
         files=contents.files,
-        places=real_places(making),
+        places={**real_places(making), **profile.led},  # since it was read somebody may have been asked, or waited for
         masked=tuple(sorted({*profile.sensitive, *contents.masked})),
         events=events,
         listener=settings.listener,

@@ -27,6 +27,7 @@ from sandboxrun.spec.names import CONFIGS, POLICY, SECRETS
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.records import FileRef
 from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
     from sandboxrun.evidence.store import Store
@@ -253,7 +254,21 @@ def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
             faults += [_placed(sandbox, found) for found in error.diagnostics]
     if faults:
         raise PlanError(*faults)
-    return structs.replace(made, warnings=(*made.warnings, *warnings))
+    return structs.replace(made, warnings=(*made.warnings, *warnings), led=freeze(dict(_led(making, profile))))
+
+
+def _led(making: Iterable[DeclaredSandbox], profile: Profile) -> Iterator[tuple[str, str]]:
+    """The host paths that go through links, and where they led when the profile was read: both from the project's
+    directory where they lie below, which may be another one where a saved plan is applied."""
+    root, real_root = profile.directory, os.path.realpath(profile.directory)
+
+    def told(path: str, top: str) -> str:
+        return os.path.relpath(path, top) if Path(path).is_relative_to(top) else path
+
+    for path in sorted({str(path) for sandbox in making for _, _, path in sources_of(sandbox)}):
+        written, real = told(os.path.normpath(path), str(root)), told(profile.led.get(path, path), real_root)
+        if written != real:
+            yield written, real
 
 
 def _surveyed(sandbox: DeclaredSandbox, store: Store) -> list[Diagnostic]:

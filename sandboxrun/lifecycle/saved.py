@@ -45,6 +45,9 @@ def explain_stale(saved: SavedPlan, fresh: Plan) -> Diagnostic:
         given = {name: value for name, value in fresh.inputs.items() if name not in saved.ask}
         names = [n for n in sorted({*saved.inputs, *given}) if saved.inputs.get(n) != given.get(n)]
         reasons.append(f"other values are given for {', '.join(names)}" if names else "other variables are sensitive")
+    led = {**dict.fromkeys(saved.led, ""), **fresh.led}
+    moved = [path for path, real in led.items() if saved.led.get(path, "") != real]
+    reasons += [f"{path} leads to {fresh.led.get(path, 'itself')} now" for path in moved]
     reasons += _engine_moved(saved, fresh)
     if not reasons:  # what would become of each object, where the plan said otherwise
         then, now = _actions_in(saved.plan), _actions_in(_plan_json(fresh))
@@ -116,7 +119,8 @@ class SavedPlan(Data, unshown=("plan",)):
     """A plan that was saved, with all that it takes to make it again.
 
     `files` are the profile's, absolute; `inputs` the values of its variables that are not sensitive, `ask` the names
-    of those that are and must be given again. `plan` is the plan's JSON, for showing it.
+    of those that are and must be given again. `led` says where links lead that host paths go through. `plan` is the
+    plan's JSON, for showing it.
     """
 
     project: str
@@ -133,6 +137,7 @@ class SavedPlan(Data, unshown=("plan",)):
     observed: tuple[SeenContainer, ...]
     images: Mapping[str, str]  # reference → what it meant
     plan: Mapping[str, Any]
+    led: Mapping[str, str] = freeze({})
 
 
 def write_saved(
@@ -168,6 +173,7 @@ def write_saved(
         "ask": [name for name, value in plan.inputs.items() if value == MASK],
         "observed": [structs.asdict(seen) for seen in seen_in(plan)],
         "images": images_in(plan),
+        "led": dict(plan.led),
         "plan": _plan_json(plan),
     }
     document = {**body, "checksum": digest_of(body)}
@@ -249,6 +255,7 @@ def read_saved(path: Path) -> SavedPlan:
             destroy=msgspec.convert(body["options"]["destroy"], bool),
             inputs=freeze(found.inputs),
             images=freeze(found.images),
+            led=freeze(found.led),
             plan=freeze(found.plan),
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -222,6 +222,7 @@ class Plan(Data, unshown=("sensitive", "digested"), uncompared=("warnings", "dig
     targeted: bool = False  # a part of the project only
     warnings: tuple[Diagnostic, ...] = ()  # of what to know first; not in the digest
     others: tuple[Other, ...] = ()  # what it changes that was made from another directory; not in the digest
+    led: Mapping[str, str] = freeze({})  # where links lead that host paths of what it makes go through
 
     def __str__(self) -> str:
         from sandboxrun.plan.text import plan_text
@@ -278,6 +279,7 @@ class Plan(Data, unshown=("sensitive", "digested"), uncompared=("warnings", "dig
                     {"kind": type(step).__name__, **{k: _plain(v) for k, v in structs.asdict(step).items()}}
                     for step in self.operations
                 ],
+                **({"led": dict(self.led)} if self.led else {}),
             }
         )
 

@@ -42,15 +42,17 @@ class Places(Data):
 
     def absolute(self, text: str, span: Span | None) -> Path:
         """The path, absolute and without `..`; links are left as they are. `~` is the caller's home."""
-        return Path(os.path.normpath(self.directory(span) / os.path.expanduser(text)))
+        return Path(os.path.normpath(self.directory(span) / _at_home(text)))
 
     def checked(self, text: str, span: Span | None, what: str, problems: Problems) -> Path:
         """The same; a path that leads out of the project (absolute, by `..`, `~` or a link) is noted as a fault.
 
         `what` names it in the message, as in "the workspace".
         """
-        path = self.absolute(text, span)
-        if not self.allows(path):
+        path = self.absolute(text.replace("\0", ""), span)
+        if "\0" in text:
+            problems.add(f'{what} "{text}" has a NUL character, which no path has', span, "remove it")
+        elif not self.allows(path):
             problems.add(
                 f'{what} "{text}" is outside of the project',
                 span,
@@ -69,6 +71,14 @@ class Places(Data):
         if path == self.root:
             return "."
         return f"./{path.relative_to(self.root)}" if path.is_relative_to(self.root) else str(path)
+
+
+def _at_home(text: str) -> str:
+    """The path with a home directory in the place of its `~`; as it is where no such user can be."""
+    try:
+        return os.path.expanduser(text)
+    except ValueError:  # a NUL character, or half of a surrogate pair
+        return text
 
 
 def _real(path: Path) -> Path:
@@ -309,6 +319,12 @@ def sources_of(sandbox: DeclaredSandbox) -> Iterator[tuple[str, str | None, Path
             yield "volumes", mount.target, Path(mount.source)
 
 
+def real_places(sandboxes: Iterable[DeclaredSandbox]) -> Mapping[str, str]:
+    """Where the host paths of the sandboxes lead now, links followed."""
+    paths = {str(path) for sandbox in sandboxes for _, _, path in sources_of(sandbox)}
+    return {path: os.path.realpath(path) for path in paths}
+
+
 def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems) -> DeclaredSandbox:
     workspace = sandbox.spec.workspace
     if workspace is None or workspace.access != "rw":
@@ -343,6 +359,11 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
             opened = f'open it by writable: ["{name}"]' if path in GUARDS else "name the file itself"
             message = f"{link} in the workspace is a link: {'it' if link == path else path} can't be kept read-only"
             problems.add(message, span, f"{_COPY}, or {opened}")
+    from sandboxrun.profile.yaml import is_text  # who has a sandbox has read it
+
+    for path in (path for path in paths if not is_text(path)):
+        message = f"{path} in the workspace can't be kept read-only: its name is not UTF-8"
+        problems.add(message, span, f"correct .git/config, or {_COPY}")
     spec = structs.replace(sandbox.spec, workspace=structs.replace(workspace, protected=paths))
     return structs.replace(sandbox, spec=spec)
 
@@ -365,7 +386,7 @@ def configured(top: Path) -> Iterator[Path]:
         return
     for key, value in _SETTING.findall(text):
         written = re.split(rb"[ \t]+[#;]", value.strip())[0].replace(b'"', b"")
-        place = os.path.expanduser(os.fsdecode(written.replace(b"\\\\", b"\\")))
+        place = _at_home(os.fsdecode(written.replace(b"\\\\", b"\\")))
         start = top if key.lower() == b"hookspath" else top / ".git"
         if place and "\0" not in place:
             yield Path(os.path.normpath(start / place))

@@ -32,7 +32,7 @@ from sandboxrun.errors import (
     spellings,
     walk,
 )
-from sandboxrun.profile.files import Places, own_files, with_protected
+from sandboxrun.profile.files import Places, own_files, real_places, with_protected
 from sandboxrun.profile.layers import (
     OBJECTS,
     Bases,
@@ -231,6 +231,10 @@ class _Loader:
         if not self.problems:
             _check_schema(made, self.problems)
         self._finish()
+        led = real_places(sandboxes)
+        for path in sorted(path for path in led if not places.allows(Path(led[path]))):  # it was allowed a moment ago
+            self.problems.add(f"{path} now leads out of the project", help="check what replaced it with a symlink")
+        self.problems.check()
         networks = objects.networks
         if "default" not in networks and any("default" in one.sandbox.spec.networks for one in made):
             networks = freeze({"default": NetworkSpec(), **networks})
@@ -249,6 +253,7 @@ class _Loader:
             files=tuple(f for f in (*(d.file for d in documents), *read.values()) if f is not None),
             warnings=self.problems.warnings,
             rests_on=own,
+            led=freeze(led),
         )
         return structs.replace(profile, digested=cache(lambda: digest_of(effective(profile))))
 

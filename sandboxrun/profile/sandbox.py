@@ -328,18 +328,29 @@ class Maker:
         volumes = []
         for mount in spec.volumes:
             if mount.type == "bind" and mount.source is not None:
-                path = self.places.checked(mount.source, spans.get(name_of(mount.target)), "the bind", self.problems)
+                path = self._given(mount.source, spans.get(name_of(mount.target)), "the bind")
                 mount = structs.replace(mount, source=str(path))
             volumes.append(mount)
         spec = structs.replace(spec, volumes=tuple(volumes))
         if spec.workspace is None:
             return spec, None
         span = None if place is None else _source_span(place)
-        directory = self.places.checked(spec.workspace.source, span, "the workspace", self.problems)
-        copied = spec.workspace.access == "copy"
+        copied, written = spec.workspace.access == "copy", spec.workspace.source
+        if copied:
+            directory = self.places.checked(written, span, "the workspace", self.problems)
+        else:
+            directory = self._given(written, span, "the workspace")
         source = self.places.relative(directory) if copied else str(directory)
         spec = structs.replace(spec, workspace=structs.replace(spec.workspace, source=source))
         return spec, directory if copied else None
+
+    def _given(self, text: str, span: Span | None, what: str) -> Path:
+        """A host path that an engine is told."""
+        path = self.places.checked(text, span, what, self.problems)
+        if not is_text(str(path)):
+            help = "give the directories above it other names"
+            self.problems.add(f"{what} is in {path}, whose name is not UTF-8: no engine can be told it", span, help)
+        return path
 
 
 def _yielding(node: MapNode) -> MapNode:

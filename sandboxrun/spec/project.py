@@ -172,8 +172,8 @@ class DeclaredSandbox(Data, unshown=("provenance", "span"), uncompared=("provena
 class Profile(
     Data,
     dict=True,  # for what is worked out once
-    unshown=("sensitive", "digested", "files", "warnings", "rests_on"),
-    uncompared=("digested", "files", "warnings", "rests_on"),
+    unshown=("sensitive", "digested", "files", "warnings", "rests_on", "led"),
+    uncompared=("digested", "files", "warnings", "rests_on", "led"),
 ):
     """A project as declared, with every template rendered and every `extends` resolved.
 
@@ -197,6 +197,7 @@ class Profile(
     files: tuple[SourceFile, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
     rests_on: frozenset[Path] = frozenset()  # those, and others, absolute
+    led: Mapping[str, str] = freeze({})  # where the host paths of its sandboxes led when it was read, links followed
 
     @property
     def digest(self) -> str:

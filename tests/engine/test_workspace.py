@@ -282,12 +282,32 @@ def test_a_link_that_a_sandbox_leaves_leads_the_next_one_nowhere(world: World, s
     give(world.directory)
     profile = load([world.directory / "sandbox.yaml"])
     with pytest.raises(
-        ApplyError, match=r"b: .*/work/sub now resolves to a different directory than when this apply started"
+        ApplyError, match=r"b: .*/work/sub now resolves to a different directory than when this command started"
     ):
         world.apply(profile)
     assert list((tmp_path / "elsewhere").iterdir()) == []
     with pytest.raises(ProfileError, match="is outside of the project"):
         load([world.directory / "sandbox.yaml"])
+
+
+@pytest.mark.parametrize(
+    "given", ["volumes: ['./work:/data']", "workspace: {source: work}", "workspace: {source: work, access: rw}"]
+)
+def test_a_link_that_comes_after_the_profile_was_read_leads_nowhere(world: World, given: str, tmp_path: Path) -> None:
+    """Whoever has to agree to the plan, or waits for the lock, leaves time for it."""
+    (tmp_path / "elsewhere").mkdir()
+    (world.directory / "work").mkdir()
+    text = (
+        f"name: {world.project}\nsandboxes:\n"
+        f"  a: {{image: '{world.base['image']}', network_mode: none, {given}, command: [touch, /data/x]}}\n"
+    )
+    (world.directory / "sandbox.yaml").write_text(text)
+    profile = load([world.directory / "sandbox.yaml"])
+    (world.directory / "work").rmdir()
+    (world.directory / "work").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ApplyError, match=r"a: .*/work now resolves to a different directory"):
+        world.apply(profile)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_no_kill_leaves_stand_ins(engine_host: str, project: str, tmp_path: Path, busybox: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandboxrun.errors import ProfileError
-from sandboxrun.profile.files import bases
+from sandboxrun.profile.files import bases, real_places
 from sandboxrun.profile.loader import effective, load, load_data
 from sandboxrun.profile.render import render_json, render_yaml
 from sandboxrun.profile.variables import Inputs
@@ -352,6 +352,7 @@ HOSTILE = [
     "٣m",
     "a=b\n=c", "=", "::::", ":/", "~/x:/y", "%s", 2**62, -(2**62), 1e300, -0.0, "- 1", " ", "\n", [], {}, [[]], [{}],
     {"": ""}, {"a": None}, [None], True, "no", ["a"] * 1000, {"source": "x"}, "CMD'", {"test": []}, {"soft": 1},
+    "./a\0b:/x", "./a\0b", "~a\0b", "~a\0b:/x",
 ]  # fmt: skip
 
 
@@ -362,9 +363,31 @@ def test_no_option_falls_over_a_hostile_value(key: str, tmp_path: Path) -> None:
     for value in HOSTILE:
         for form in (value, [value], {"a": value}):
             try:
-                load_data({"sandboxes": {"agent": {key: form}}}, directory=tmp_path)
+                profile = load_data({"sandboxes": {"agent": {key: form}}}, directory=tmp_path)
+                assert profile.digest and real_places(profile.sandboxes) is not None
             except ProfileError as error:
                 assert error.diagnostics
+
+
+@pytest.mark.parametrize("given", ["workspace: {source: '.', access: rw}", "volumes: ['./w:/w:ro']"])
+def test_a_path_that_no_engine_can_be_told_is_a_fault(given: str, tmp_path: Path) -> None:
+    directory = Path(f"{tmp_path}/d\udcff")
+    (directory / "w").mkdir(parents=True)
+    (directory / "sandbox.yaml").write_text(f"name: a\nsandboxes: {{agent: {{image: x, {given}}}}}\n")
+    with pytest.raises(ProfileError, match="whose name is not UTF-8"):
+        load([directory / "sandbox.yaml"])
+
+
+@pytest.mark.parametrize("hooks", [b"\xff", b"~\xff\xfe", b"~a\0b"])
+def test_a_hostile_configuration_of_git_is_no_bug(hooks: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w/.git").mkdir(parents=True)
+    (tmp_path / "w/.git/config").write_bytes(b"[core]\n\thooksPath = " + hooks + b"\n")
+    data = {"sandboxes": {"agent": {"image": "x", "workspace": {"source": "w", "access": "rw"}}}}
+    if b"\0" in hooks:  # which git takes for no path
+        assert load_data(data, directory=tmp_path).digest
+    else:
+        with pytest.raises(ProfileError, match="in the workspace can't be kept read-only: its name is not UTF-8"):
+            load_data(data, directory=tmp_path)
 
 
 def test_so_many_faults_are_enough(load_text: Load) -> None:
