@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 from sandboxrun.backend.owner import Owner, decode, this_process
 from sandboxrun.data import Closing, Data
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.evidence.errors import EvidenceError
+from sandboxrun.evidence.errors import EvidenceError, disk_full
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
@@ -472,8 +472,25 @@ def open_state(*parts: str, create: bool = False) -> Folder:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not create:
             raise
-        what = f"the state directory {path} can't be used: {error.strerror or error}"
-        raise EvidenceError(what, help=_HELP) from error
+        raise state_fault(error) from error
+
+
+def state_fault(error: OSError) -> EvidenceError:
+    """What it is when the system refuses something of the state directory. It names that directory, which is on another
+    disk than the workspace and the evidence, perhaps."""
+    what = f"the state directory {state_path()} can't be used: {error.strerror or error}"
+    return EvidenceError(what, help="make room there" if disk_full(error) else _HELP)
+
+
+@contextlib.contextmanager
+def writing_state() -> Iterator[None]:
+    """Something is written to the state directory meanwhile. Raises EvidenceError where the system refuses it."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        raise state_fault(error) from error
 
 
 def _check_own(state: Folder) -> None:
@@ -533,7 +550,8 @@ def signed(opened: Callable[[], Folder], engine: str, **more: str) -> Folder:
         try:
             if not folder.kind(OWNER):
                 note = {"engine": engine, "owner": this_process().encode(), **more}
-                folder.write(OWNER, json.dumps(note).encode())
+                with writing_state():
+                    folder.write(OWNER, json.dumps(note).encode())
             return folder
         except FileNotFoundError:
             folder.close()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.folder import Folder, is_name
+from sandboxrun.evidence.folder import Folder, is_name, writing_state
 from sandboxrun.evidence.index import Revision
 from sandboxrun.evidence.store import REVISION
 from sandboxrun.evidence.survey import git_settings
@@ -63,7 +63,7 @@ def revision_of(workspace: Path) -> Revision | None:
 def stage_revision(store: Store, run: str, workspace: Path, *, engine: str) -> None:
     """Note the revision of a run's workspace until its evidence is taken."""
     if (found := revision_of(workspace)) is not None:
-        with store.staging(run, engine=engine) as staging:
+        with store.staging(run, engine=engine) as staging, writing_state():
             staging.write(REVISION, msgspec.json.encode(found))
 
 

@@ -38,6 +38,7 @@ from sandboxrun.evidence.folder import (
     open_state,
     signed,
     state_path,
+    writing_state,
 )
 from sandboxrun.evidence.index import Index
 from sandboxrun.spec.spec import SandboxSpec
@@ -236,7 +237,7 @@ def key_path() -> Path:
 def seal_of(body: bytes) -> str:
     """The seal of `body`; the key is made when there is none. Raises EvidenceError when it can't be."""
     if (key := _key()) is None:  # a new one, unless another process makes one meanwhile
-        with open_state(create=True) as state, contextlib.suppress(FileExistsError):
+        with open_state(create=True) as state, contextlib.suppress(FileExistsError), writing_state():
             state.write(_NAME, secrets.token_bytes(SIZE), replace=False)
         key = _key()
     if key is None:

@@ -21,7 +21,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import Problems
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import BLOCK, shown
-from sandboxrun.evidence.folder import Folder, state_path, sync
+from sandboxrun.evidence.folder import Folder, state_fault, state_path, sync, writing_state
 from sandboxrun.evidence.store import Store
 
 # -- What of a run waits in its staging folder until it is captured: the workspace it began with, what it writes
@@ -49,10 +49,11 @@ def stage_workspace(
     with store.staging(run, engine=engine) as staging:
         for name in (NOTE, BASELINE):
             staging.unlink(name)
-        with staging.append(BASELINE) as raw:
+        with writing_state(), staging.append(BASELINE) as raw:
             packed = pack(source, raw, uid=uid, gid=gid, limits=limits, exclude=patterns)
             sync(raw)
-        staging.write(NOTE, json.dumps(msgspec.to_builtins(packed)).encode())
+        with writing_state():
+            staging.write(NOTE, json.dumps(msgspec.to_builtins(packed)).encode())
     return packed
 
 
@@ -194,7 +195,12 @@ class SourceTree:
     def _below(self, fd: int, above: str) -> Iterator[FileNode]:
         if above.count("/") > DEEPEST:
             raise EvidenceError(f"the workspace is nested too deep: {shown(above)}", help="exclude that directory")
-        for name in sorted(os.listdir(fd)):
+        try:
+            names = sorted(os.listdir(fd))
+        except OSError as error:
+            self.unreadable(above or ".", error)
+            return
+        for name in names:
             path = f"{above}{name}"
             if self._is_excluded(path):
                 self.excluded.append(path)
@@ -385,4 +391,7 @@ class _Packing:
 
     def _emit(self, data: bytes) -> None:
         self._hash.update(data)
-        self._into.write(data)
+        try:
+            self._into.write(data)
+        except OSError as error:  # of the copy's place, not of the workspace
+            raise state_fault(error) from error

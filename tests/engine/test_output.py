@@ -351,6 +351,21 @@ def test_a_full_disk_below_the_evidence(cli: Cli, profile: Callable[..., Path], 
     assert log.read_text() == BIG_TEXT
 
 
+@pytest.mark.parametrize(("pages", "access"), [(1, "copy"), (2, "copy"), (1, None), (2, None)])
+def test_a_full_disk_below_the_state_directory_is_named(
+    pages: int, access: str | None, state: Path, cli: Cli, profile: Callable[..., Path], gone: None
+) -> None:
+    """It is another disk than that of the evidence and of the workspace, whose names would send somebody astray."""
+    home = profile("echo hi", "    workspace: {access: copy}\n" if access else "")
+    with small_disk(state, f"{pages * os.sysconf('SC_PAGE_SIZE')}"):
+        ran = cli("run", "-q", cwd=home)
+        assert ran.code == 125
+        assert f"the state directory {state} can't be used: No space left on device\n" in ran.err
+        assert "this is a bug" not in ran.err and "cannot be read" not in ran.err
+    state.chmod(0o700)
+    assert cli("destroy", "-y", "-q", cwd=home).code == 0
+
+
 def test_an_engine_log_that_is_too_short_is_said(state: Path, cli: Cli, profile: Callable[..., Path]) -> None:
     home = profile(BIG, "    logging: {driver: local, options: {max-size: 100k, max-file: '2'}}\n")
     with small_disk(state, "1m"):

@@ -27,7 +27,17 @@ from sandboxrun.backend.docker.observe import APPLIED
 from sandboxrun.data import Data, json_as
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError, reason_of
-from sandboxrun.evidence.folder import GONE, OWNER, PARTIAL, Folder, collect_scratches, discard, locked, note_of
+from sandboxrun.evidence.folder import (
+    GONE,
+    OWNER,
+    PARTIAL,
+    Folder,
+    collect_scratches,
+    discard,
+    locked,
+    note_of,
+    writing_state,
+)
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.spec import labels
 from sandboxrun.spec.guard import GUARDS, HIDDEN, MAKEFILES
@@ -123,9 +133,11 @@ def _stand_in(top: Folder, paths: list[str], source: str, engine: str, notes: Fo
     earlier = _read(notes, note.name)
     planned = {path: _StandIn(content=_content(top, path)) for path in paths}
     note = structs.replace(note, made={**(earlier.made if earlier is not None else {}), **planned})
-    note.write(notes)
+    with writing_state():
+        note.write(notes)
     made = {path: structs.replace(one, inode=_make(top, path, one.content)) for path, one in planned.items()}
-    structs.replace(note, made={**note.made, **made}).write(notes)
+    with writing_state():
+        structs.replace(note, made={**note.made, **made}).write(notes)
 
 
 def _make(top: Folder, path: str, content: str | None) -> int:

@@ -28,6 +28,7 @@ from sandboxrun.backend.docker.lease import joined, living
 from sandboxrun.backend.errors import EngineError, EngineUnreachable
 from sandboxrun.backend.owner import decode
 from sandboxrun.errors import ApplyError, Diagnostic
+from sandboxrun.evidence.folder import writing_state
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.plan.operations import companions_of, networks_of, shares
 from sandboxrun.profile.files import sources_of
@@ -628,7 +629,7 @@ UNFINISHED = "rules-unfinished"  # there while a gateway may have other rules th
 
 def record_update(store: Store, run: str, spec_label: str, *, engine: str) -> None:
     """Keep the spec of an update in place, on the engine of that identity, until the run's evidence is taken."""
-    with store.staging(run, engine=engine) as staging:
+    with store.staging(run, engine=engine) as staging, writing_state():
         staging.write(APPLIED, spec_label.encode())
         if staging.kind(UNFINISHED):
             staging.unlink(UNFINISHED)
@@ -636,7 +637,7 @@ def record_update(store: Store, run: str, spec_label: str, *, engine: str) -> No
 
 def begin_rules(store: Store, run: str, *, engine: str) -> None:
     """Note that a gateway is being given other rules: until `record_update` nobody may rely on those recorded."""
-    with store.staging(run, engine=engine) as staging:
+    with store.staging(run, engine=engine) as staging, writing_state():
         staging.write(UNFINISHED, b"")
 
 

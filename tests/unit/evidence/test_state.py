@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
+from sandboxrun.backend.docker.observe import record_update
 from sandboxrun.evidence import store as chain
 from sandboxrun.evidence.checking import verify_chain
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.folder import Folder, open_state, state_path
+from sandboxrun.evidence.folder import Folder, open_state, state_fault, state_path
 from sandboxrun.evidence.store import ChainEntry, Store, is_sealed, seal_of
+from sandboxrun.evidence.workspace import stage_workspace
 from tests.unit.evidence.test_store import record
 
 
@@ -37,6 +41,36 @@ def test_without_an_absolute_home_there_is_none(home: str | None, monkeypatch: p
         monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # a container whose user has no account
     with pytest.raises(EvidenceError, match="no state directory: neither XDG_STATE_HOME nor HOME is an absolute path"):
         open_state(create=True)
+
+
+def test_a_state_directory_that_takes_no_more_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be on another disk than the workspace that is copied and the evidence that is saved."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "large").write_bytes(bytes(100_000))
+    store = Store(project_directory=project)
+    with store.staging("early", engine="e"):
+        pass
+    steps = (
+        lambda: seal_of(b"x"),
+        lambda: stage_workspace(store, "early", project, uid=0, gid=0, engine="e"),
+        lambda: stage_workspace(store, "late", project, uid=0, gid=0, engine="e"),
+        lambda: record_update(store, "early", "spec", engine="e"),
+    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for step in steps:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+            with pytest.raises(EvidenceError) as raised:
+                step()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert (
+            raised.value.diagnostics[0].message == f"the state directory {state_path()} can't be used: File too large"
+        )
+    full = state_fault(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert full.diagnostics[0].help == "make room there"
 
 
 def test_what_others_may_write_to_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
