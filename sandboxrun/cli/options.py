@@ -284,13 +284,16 @@ def default_files() -> tuple[Path, ...]:
     return tuple(found)
 
 
-def profile_files(given: Given) -> tuple[Path, ...]:
-    """The files of the profile. Raises UsageError when there is none."""
+def profile_files(given: Given, *, spared: bool = False) -> tuple[Path, ...]:
+    """The files of the profile. Raises UsageError when there is none. `spared`: the command can do without, by
+    --project."""
     files = given.files or default_files()
     if not files:
         raise UsageError(
             f"there is no profile here: neither sandbox.yaml nor sandbox.yml is in {os.getcwd()}",
-            help="create one with `sandboxrun init`, or pass one with --file",
+            help="name the project with --project NAME, or pass its profile with --file"
+            if spared
+            else "create one with `sandboxrun init`, or pass one with --file",
         )
     for file in files:
         if re.fullmatch(_STREAM, os.path.normpath(file)):
@@ -308,11 +311,20 @@ def inputs_of(given: Given) -> Inputs:
     return Inputs(vars=given.vars, var_files=given.var_files, environment=os.environ)
 
 
-def load_profile(given: Given) -> Profile:
-    """The profile that the options name. Raises UsageError, ProfileError."""
+def load_profile(given: Given, *, spared: bool = False) -> Profile:
+    """The profile that the options name. Raises UsageError, ProfileError. `spared`: the command can do without, by
+    --project, and says so."""
+    from sandboxrun.errors import Diagnostic, ProfileError
     from sandboxrun.profile.loader import load
 
-    return announced(load(profile_files(given), inputs=inputs_of(given), allow_outside=given.allow_outside))
+    files = profile_files(given, spared=spared)
+    try:
+        return announced(load(files, inputs=inputs_of(given), allow_outside=given.allow_outside))
+    except ProfileError as error:
+        if not spared:
+            raise
+        way_out = Diagnostic(message="with --project NAME the profile is not needed", severity="notice")
+        raise ProfileError(*error.diagnostics, way_out) from error
 
 
 def check_project(name: str | None) -> None:

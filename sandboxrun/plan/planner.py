@@ -79,7 +79,7 @@ def not_as_declared(profile: Profile, snapshot: Snapshot, targets: tuple[str, ..
 def make_destroy_plan(profile: Profile, snapshot: Snapshot, targets: tuple[str, ...] = ()) -> Plan:
     """The plan that keeps the evidence of everything the project has on the engine, and removes it."""
     known = {s.address: s for s in profile.sandboxes}
-    check_names(targets, [*known, *(o.address for o in snapshot.sandboxes)])
+    check_names(targets, [*known, *(o.address for o in snapshot.sandboxes)], profile.left_out)
     chosen = [o for o in snapshot.sandboxes if not targets or matches(o.address, targets)]
     second = superseded(snapshot)
     decisions = [
@@ -245,7 +245,7 @@ def with_dependencies(profile: Profile, sandboxes: Iterable[DeclaredSandbox]) ->
 
 def select(profile: Profile, names: tuple[str, ...]) -> tuple[DeclaredSandbox, ...]:
     """The sandboxes named, all when none is. Raises UsageError for an unknown name."""
-    check_names(names, [s.address for s in profile.sandboxes])
+    check_names(names, [s.address for s in profile.sandboxes], profile.left_out)
     return tuple(s for s in profile.sandboxes if not names or matches(s.address, names))
 
 

@@ -253,6 +253,7 @@ class _Loader:
             files=tuple(f for f in (*(d.file for d in documents), *read.values()) if f is not None),
             warnings=self.problems.warnings,
             rests_on=own,
+            left_out=frozenset(one.name for one in written.composed) - {one.sandbox.sandbox for one in made},
             led=freeze(led),
         )
         return structs.replace(profile, digested=cache(lambda: digest_of(effective(profile))))

@@ -40,11 +40,17 @@ def matches(address: str, names: Collection[str]) -> bool:
     return address in names or address.partition("[")[0] in names
 
 
-def check_names(names: Iterable[str], addresses: Iterable[str]) -> None:
-    """Raise UsageError for names that mean none of the addresses."""
+def check_names(names: Iterable[str], addresses: Iterable[str], left_out: Collection[str] = ()) -> None:
+    """Raise UsageError for names that mean none of the addresses. `left_out` are the sandboxes that are declared, and
+    of which a `when` or a `for_each` leaves none."""
     known = sorted({name for address in addresses for name in (address, address.partition("[")[0])})
     faults = [
         Diagnostic(
+            message=f"sandbox {quoted(name)} is left out by its when or its for_each",
+            help="check the variables that they depend on",
+        )
+        if name in left_out
+        else Diagnostic(
             message=f"there is no sandbox {quoted(name)}",
             help=did_you_mean(name, known) or f"there are: {', '.join(known) or 'none'}",
         )

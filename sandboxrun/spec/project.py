@@ -172,8 +172,8 @@ class DeclaredSandbox(Data, unshown=("provenance", "span"), uncompared=("provena
 class Profile(
     Data,
     dict=True,  # for what is worked out once
-    unshown=("sensitive", "digested", "files", "warnings", "rests_on", "led"),
-    uncompared=("digested", "files", "warnings", "rests_on", "led"),
+    unshown=("sensitive", "digested", "files", "warnings", "rests_on", "left_out", "led"),
+    uncompared=("digested", "files", "warnings", "rests_on", "left_out", "led"),
 ):
     """A project as declared, with every template rendered and every `extends` resolved.
 
@@ -197,6 +197,7 @@ class Profile(
     files: tuple[SourceFile, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
     rests_on: frozenset[Path] = frozenset()  # those, and others, absolute
+    left_out: frozenset[str] = frozenset()  # sandboxes that a when or a for_each leaves none of
     led: Mapping[str, str] = freeze({})  # where the host paths of its sandboxes led when it was read, links followed
 
     @property

@@ -351,7 +351,8 @@ def test_exec(profile: Path, cli: Cli, lint: str) -> None:
     missing = cli("exec", "bad", "--", "ls")
     assert (missing.code, missing.err) == (
         125,
-        "error: bad is not running\n  help: `sandboxrun ps` lists what is running; apply starts it\n",
+        "error: bad is not running\n"
+        "  help: `sandboxrun ps` lists what is running; apply starts it, with --rerun one that has ended\n",
     )
     no_terminal = cli("exec", "-t", "agent", "--", "ls")
     assert (no_terminal.code, no_terminal.err) == (

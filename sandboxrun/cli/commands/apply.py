@@ -55,7 +55,10 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
     if planfile is None:
         saved, profile = None, opt.load_profile(given)
     elif given.files or chosen != Options():
-        raise UsageError("a saved plan cannot be combined with --file, --target, --replace, --rerun or --refresh-only")
+        raise UsageError(
+            "a saved plan cannot be combined with --file, --target, --replace, --rerun or --refresh-only",
+            help=None if planfile.exists() else f"for one sandbox write: --target {planfile}",
+        )
     else:
         from sandboxrun.lifecycle.saved import read_saved
 
@@ -151,7 +154,7 @@ def wait(given: opt.Given, timeout: float | None) -> int:
 def destroy(given: opt.Given, name: str | None) -> int:
     """Save all evidence of the project, then remove its sandboxes. Asks first, unless -y."""
     opt.check_json_asks_nobody(given)
-    declared = opt.load_profile(given) if name is None else None
+    declared = opt.load_profile(given, spared=True) if name is None else None
     opt.check_project(name)
     from sandboxrun.lifecycle import apply as converge
 

@@ -68,7 +68,7 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
             engine, why = None, "may be on the engine again"
         kept = _kept(store, profile, {o.run for o in live.values()})
         there = [*(s.address for s in profile.sandboxes), *(o.address for o in live.values()), *kept]
-        check_names(names, there)
+        check_names(names, there, profile.left_out)
         live = {label: o for label, o in live.items() if not names or matches(o.address, names)}
         shown = {o.address for o in live.values()}
         old = {a: e for a, e in kept.items() if a not in shown and (not names or matches(a, names))}
@@ -226,10 +226,11 @@ def the_running(engine: Engine, profile: Profile, name: str) -> ObservedSandbox:
     from sandboxrun.spec.state import Running
 
     there = opt.observed(engine, profile)
-    check_names((name,), [*(s.address for s in profile.sandboxes), *(o.address for o in there)])
+    check_names((name,), [*(s.address for s in profile.sandboxes), *(o.address for o in there)], profile.left_out)
     running = [o for o in there if matches(o.address, (name,)) and isinstance(o.state, Running)]
     if not running:
-        raise SandboxrunError(f"{name} is not running", help="`sandboxrun ps` lists what is running; apply starts it")
+        help = "`sandboxrun ps` lists what is running; apply starts it, with --rerun one that has ended"
+        raise SandboxrunError(f"{name} is not running", help=help)
     if len(running) > 1:
         listed = ", ".join(dict.fromkeys(o.address for o in running))
         raise UsageError(f'"{name}" means several running sandboxes: {listed}', help="name one of them")

@@ -76,7 +76,9 @@ def ps(given: opt.Given, everything: bool, all_projects: bool) -> None:
         warn(f"{error.diagnostics[0].message}; only runs recorded in the evidence are listed")
     kept = _recorded(store, profile, {line.run for line in live})
     names = given.names
-    check_names(names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])])
+    check_names(
+        names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])], profile.left_out
+    )
     every = [*live, *(kept if everything else [])]
     shown = [line for line in every if not names or matches(line.address, names)]
     shown.sort(key=lambda line: (profile.position(line.address), line.address))

@@ -84,7 +84,7 @@ def reap(
     opt.check_project(name)
     profile = own = None
     if name is None and job is None and not everything:
-        profile = opt.load_profile(given)
+        profile = opt.load_profile(given, spared=True)
         name, own = profile.project, opt.open_store(profile, given)
     kept = Retention(older_than=evidence_older_than, max_bytes=evidence_max_size)
     prunes = evidence_older_than is not None or evidence_max_size is not None
@@ -92,7 +92,7 @@ def reap(
         help = "`sandboxrun evidence prune` removes old evidence, and has --dry-run"
         raise UsageError("--dry-run removes no evidence", help=help)
     if prunes and own is None and evidence_dir is None:
-        raise UsageError("whose evidence is meant: a profile or --evidence-dir says it")
+        raise UsageError("old evidence can be removed only with a profile or --evidence-dir", help="pass one of them")
     scope = Scope(project=name, older_than=older_than, job=job)
     homes = Homes(own=own, profile=profile, elsewhere=evidence_dir)
     stores = [store for store in (own, homes.store_elsewhere) if store is not None and prunes]

@@ -179,7 +179,7 @@ def run_choice(
 
 def _check_for_command(profile: Profile, names: tuple[str, ...]) -> None:
     """Raise UsageError for what looks like `docker run`'s words: a command without its dashes."""
-    declared = {word for one in profile.sandboxes for word in (one.address, one.sandbox)}
+    declared = {*profile.left_out, *(word for one in profile.sandboxes for word in (one.address, one.sandbox))}
     known = [name for name in names if name in declared]
     rest = names[len(known) :]
     if len(names) > 1 and rest and tuple(known) == names[: len(known)]:

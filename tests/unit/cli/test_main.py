@@ -170,7 +170,7 @@ def test_a_wrong_command_line(say: Say, arguments: list[str], code: int, text: s
     assert (said.code, said.out, said.err) == (code, "", text)
 
 
-@pytest.mark.parametrize("command", ["validate", "render", "plan", "apply", "ps", "logs", "verify", "destroy"])
+@pytest.mark.parametrize("command", ["validate", "render", "plan", "apply", "ps", "logs", "verify"])
 def test_without_a_profile(say: Say, here: Path, command: str) -> None:
     said = say(command)
     assert (said.code, said.out, said.err) == (
@@ -178,6 +178,40 @@ def test_without_a_profile(say: Say, here: Path, command: str) -> None:
         "",
         f"error: there is no profile here: neither sandbox.yaml nor sandbox.yml is in {here}\n"
         "  help: create one with `sandboxrun init`, or pass one with --file\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["destroy", "reap"])
+def test_what_does_without_a_profile_says_how(say: Say, here: Path, command: str) -> None:
+    """Somebody cleans up in a hurry, and the profile is elsewhere or does not load."""
+    missing = f"error: there is no profile here: neither sandbox.yaml nor sandbox.yml is in {here}\n"
+    missing += "  help: name the project with --project NAME, or pass its profile with --file\n"
+    said = say(command)
+    assert (said.code, said.out, said.err) == (2, "", missing)
+    (here / "sandbox.yaml").write_text("name: demo\nsandboxes: {agent: {mem: 1g}}\n")
+    said = say(command)
+    assert said.code == 1 and '"mem" is not offered' in said.err
+    assert said.err.endswith("\nnotice: with --project NAME the profile is not needed\n")
+    assert "--project" not in say("plan").err
+
+
+@pytest.mark.parametrize("more", [[], ["-f", "sandbox.yaml"]])
+def test_a_sandbox_where_a_saved_plan_is_expected(say: Say, here: Path, more: list[str]) -> None:
+    (here / "sandbox.yaml").write_text("name: demo\nsandboxes: {agent: {}}\n")
+    assert "for one sandbox write: --target agent\n" in say("apply", "agent", *more).err
+    assert "--target" not in say("apply", "agents.plan").err
+
+
+@pytest.mark.parametrize("command", ["run", "wait"])
+@pytest.mark.parametrize("without", ["when: false", "for_each: []"])
+def test_a_sandbox_that_is_left_out(say: Say, here: Path, command: str, without: str) -> None:
+    """It is in the file, so it is not said to be missing."""
+    (here / "sandbox.yaml").write_text(f"name: demo\nsandboxes:\n  agent: {{{without}}}\n  other: {{}}\n")
+    said = say(command, "agent")
+    assert (said.code, said.err) == (
+        125,
+        'error: sandbox "agent" is left out by its when or its for_each\n'
+        "  help: check the variables that they depend on\n",
     )
 
 
