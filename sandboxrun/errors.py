@@ -345,8 +345,8 @@ LONGEST, KEPT = 4000, 1000  # characters of one text: commands are shown whole, 
 
 def spellings(value: bytes) -> frozenset[bytes]:
     """What a sensitive value may look like where a program wrote it: without white space at its ends, its longer lines,
-    escaped as in JSON, Python, a shell or a line of ours, in base64 (wherever in a longer text), hexadecimal or
-    percent-encoding, and reversed."""
+    escaped as in JSON, Python, a shell or a line of ours, in one case, in base64 (wherever in a longer text),
+    hexadecimal or percent-encoding, and reversed."""
     forms = {value, value.strip()}
     forms |= {form for whole in tuple(forms) for form in _spellings(whole)}
     return frozenset(form for form in forms if form)
@@ -373,6 +373,7 @@ def _spellings(value: bytes) -> Iterator[bytes]:
         yield inner.translate(bytes.maketrans(b"+/", b"-_"))
     yield value.hex().encode()
     yield value.hex().upper().encode()
+    yield from (value.lower(), value.upper())  # names of hosts have no case
     for percent in (quote(value, safe=""), quote(value), quote_plus(value)):
         yield percent.encode()
         yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), percent).encode()

@@ -21,7 +21,7 @@ from sandboxrun.backend.completed import ending_of, taken_by_others
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.session import GONE, Made, Session, StillRunning, guarded
 from sandboxrun.data import Data
-from sandboxrun.errors import ApplyError, ExitCode, SandboxrunError
+from sandboxrun.errors import ApplyError, ExitCode, SandboxrunError, redact
 from sandboxrun.evidence.store import RunResult
 from sandboxrun.lifecycle.apply import (
     ApplySettings,
@@ -33,6 +33,7 @@ from sandboxrun.lifecycle.apply import (
     naming_what_stays,
     not_started,
 )
+from sandboxrun.lifecycle.places import never_shown
 from sandboxrun.lifecycle.watch import AT_ONCE, Watch, Watching
 from sandboxrun.plan import operations as owned
 from sandboxrun.plan.changes import Action
@@ -177,6 +178,10 @@ class Job:
                 late()
             running[0].wait(0.1)  # bounded, so that signal handlers run
         return at_once
+
+    def never_shown(self) -> frozenset[str]:
+        """What is masked in what its sandboxes print."""
+        return never_shown(self._profile, self._settings.environment)
 
     def close(self) -> None:
         """Give back what watching took."""
@@ -389,9 +394,11 @@ def glancing(job: Job, addresses: Collection[str], settings: ApplySettings) -> I
     over, listener = threading.Event(), guarded(settings.listener)
 
     def work() -> None:
+        known = job.never_shown()
         while not over.wait(settings.glance):
             running = [w for w in job.watches.values() if w.begun and not w.ended and w.address in addresses]
-            alive = tuple(watch.glance(line=n < LINES) for n, watch in enumerate(running))
+            found = (watch.glance(line=n < LINES) for n, watch in enumerate(running))
+            alive = tuple(structs.replace(one, line=redact(one.line, known)) for one in found)
             if not over.is_set():
                 listener(StillRunning(sandboxes=alive))
 

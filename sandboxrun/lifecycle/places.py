@@ -58,8 +58,19 @@ def file_contents(profile: Profile, environment: Mapping[str, str], needed: Iter
             sandbox, ref = required[part, key]
             problems.extend([placed(content, sandbox, part, ref)])
     problems.check(ApplyError)
-    texts = (files[at].decode("utf-8", "surrogateescape").strip() for at in files if at[0] == SECRETS)
-    return FileContents(files=files, masked=frozenset(text for text in texts if text))
+    return FileContents(files=files, masked=_texts(files[at] for at in files if at[0] == SECRETS))
+
+
+def never_shown(profile: Profile, environment: Mapping[str, str]) -> frozenset[str]:
+    """What is masked in what sandboxes print: sensitive values, and what secrets hold as far as it can be read. In no
+    text of ours: a checkout's file that is called a secret could hide words of a plan."""
+    found = (content_of("", spec, profile.directory, environment) for spec in profile.secrets.values())
+    return profile.sensitive | _texts(content for content in found if isinstance(content, bytes))
+
+
+def _texts(contents: Iterable[bytes]) -> frozenset[str]:
+    texts = (content.decode("utf-8", "surrogateescape").strip() for content in contents)
+    return frozenset(text for text in texts if text)
 
 
 def _first_uses(sandboxes: Iterable[DeclaredSandbox]) -> dict[tuple[str, str], tuple[DeclaredSandbox, FileRef]]:

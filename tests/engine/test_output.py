@@ -374,3 +374,25 @@ def test_an_engine_log_that_is_too_short_is_said(state: Path, cli: Cli, profile:
     assert (ran.code, ran.out) == (0, BIG_TEXT) and BIG_TEXT.endswith(out)
     [missing] = [m["reason"] for m in index["missing"] if m["part"] == "logs"]
     assert missing == f"{len(BIG_TEXT) - len(out)} bytes of what it wrote are missing; only the rest was kept"
+
+
+def test_what_a_secret_holds_is_masked_wherever_its_output_is_shown(
+    profile: Callable[..., Path], cli: Cli, gone: None
+) -> None:
+    """Other bytes stay as they are, and so does all with --raw."""
+    here = profile(
+        r"printf 'a\377 %s\n' $(cat /run/secrets/key)", "    secrets: [key]\nsecrets: {key: {file: ./key}}\n"
+    )
+    (here / "key").write_text("s3cr3t-of-the-file\n")
+    masked, whole = b"a\xff (sensitive value)\n", b"a\xff s3cr3t-of-the-file\n"
+    command = f"{shlex.quote(sys.executable)} -m sandboxrun"
+
+    def printed(arguments: str) -> bytes:
+        return subprocess.run(["sh", "-c", f"{command} {arguments}"], cwd=here, capture_output=True, timeout=180).stdout
+
+    assert printed("run a") == masked
+    assert printed("run --raw a") == whole
+    assert cli("apply", "-y", "--rerun").code == 0
+    until(lambda: "exited" in cli("ps").out)
+    assert printed("logs a") == masked
+    assert printed("logs --raw a") == whole

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.fake import Fake, World
+from sandboxrun.backend.session import Alive, StillRunning
 from sandboxrun.cli import options as project
 from sandboxrun.cli import output
 from sandboxrun.cli.lines import Lines
 from sandboxrun.errors import EVIDENCE_MASK, MASK, Diagnostic, mask, redact, redact_texts, redacted, spellings
 from sandboxrun.evidence.store import Captured, RunResult
+from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.job import glancing
+from sandboxrun.lifecycle.places import never_shown
 from sandboxrun.plan.operations import Operation, StartSandbox
 from sandboxrun.probe.verdicts import Finding, Verdict
 from sandboxrun.profile.loader import load
@@ -128,6 +135,59 @@ def test_a_run_shows_it_neither_in_an_agents_output_nor_in_the_evidence(say: Say
     assert {path.name: found for path in files if (found := leaks(path.read_bytes()))} == {}
     logs = [path.read_text() for path in files if path.name == "stdout.log"]
     assert logs and all(EVIDENCE_MASK in log for log in logs)
+
+
+PRINTING = f"""\
+name: tale
+sandboxes: {{a: {{image: "{IMAGE}", network_mode: none, secrets: [key, file], command: [echo, "Pa55-Word x y"]}}}}
+secrets: {{key: {{environment: PASSWORD}}, file: {{file: ./word}}}}
+"""
+
+
+@pytest.mark.parametrize("command", [("run",), ("run", "--json")])
+def test_what_a_secret_holds_is_masked_in_what_an_agent_prints(
+    command: tuple[str, ...], here: Path, monkeypatch: pytest.MonkeyPatch, in_process: Callable[..., Ran]
+) -> None:
+    """And nowhere else: a file that a checkout calls a secret could hide words of a plan."""
+    monkeypatch.setenv("PASSWORD", "pa55-word")
+    (here / "word").write_text("Pa55-Word x\n")
+    (here / "sandbox.yaml").write_text(PRINTING)
+    assert in_process("plan").out.count("Pa55-Word x y") == 1
+    ran = in_process(*command)
+    printed = ran.err if "--json" in command else ran.out
+    assert (ran.code, printed.splitlines()[0]) == (0, f"{MASK} y")
+
+
+def test_the_last_line_of_what_is_waited_for_is_masked(
+    here: Path, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    monkeypatch.setenv("PASSWORD", "pa55-word")
+    (here / "word").write_text("Pa55-Word x\n")
+    (here / "sandbox.yaml").write_text(PRINTING)
+    seen: list[str] = []
+
+    def listen(event: object) -> None:
+        seen.extend(one.line for one in event.sandboxes) if isinstance(event, StillRunning) else None
+
+    class Job:
+        def never_shown(self) -> frozenset[str]:
+            return never_shown(load((here / "sandbox.yaml",)), os.environ)
+
+        @property
+        def watches(self) -> Mapping[str, Any]:
+            alive = Alive(address="a", seconds=1.0, memory=None, limit=None, line="Pa55-Word x y")
+            return {"a": SimpleNamespace(begun=True, ended=False, address="a", glance=lambda line: alive)}
+
+    with glancing(cast(Any, Job()), ["a"], ApplySettings(listener=listen, glance=0.01)):
+        while not seen:
+            time.sleep(0.01)
+    assert set(seen) == {f"{MASK} y"}
+
+
+def test_names_have_no_case() -> None:
+    """A gateway records a name in lower case."""
+    known = frozenset({"ghp_AbCdEfGh"})
+    assert redact("ghp_abcdefgh.example.com, GHP_ABCDEFGH", known) == f"{MASK}.example.com, {MASK}"
 
 
 def test_an_engines_errors_are_shown_without_it(say: Say, world: World) -> None:

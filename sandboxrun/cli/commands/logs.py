@@ -55,6 +55,8 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
         if name.endswith((".yaml", ".yml")):
             raise UsageError(f'there is no sandbox "{name}"', help=f"here -f means follow: write --file {name}")
     profile = opt.load_profile(given)
+    from sandboxrun.lifecycle.places import never_shown
+
     store = opt.open_store(profile, given)
     with contextlib.ExitStack() as stack:
         engine, live, why = None, dict[str, ObservedSandbox](), "has been torn down"
@@ -76,7 +78,7 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
         silent = [address for address in silent if not names or matches(address, names)]
         if silent and (names or not (live or old)):
             note(f"{', '.join(silent)}: no container, and no evidence of a run", quiet=given.quiet)
-        lines = Lines([*live, *old], raw=raw, sensitive=profile.sensitive)
+        lines = Lines([*live, *old], raw=raw, sensitive=never_shown(profile, os.environ))
         for entry in old.values():
             note(f"{entry.sandbox} {why}; this is from its evidence, {entry.folder}", quiet=given.quiet)
             _from_evidence(store, entry, lines, tail)

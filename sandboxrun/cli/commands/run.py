@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,12 +62,13 @@ def run(
 
     profile = opt.enforced(one_off_profile(given, base, command, own), given)
     chosen = run_choice(profile, given.names, command, interactive)
+    from sandboxrun.lifecycle.places import never_shown
     from sandboxrun.lifecycle.run import RunFailed, Runner, RunOptions, code_of
     from sandboxrun.plan.planner import with_dependencies
     from sandboxrun.plan.text import warnings
 
     every = [s.address for s in with_dependencies(profile, chosen)]
-    lines = Lines(every, raw=raw or interactive, aside=given.as_json, sensitive=profile.sensitive)
+    lines = Lines(every, raw=raw or interactive, aside=given.as_json, sensitive=never_shown(profile, os.environ))
     error: RunFailed | None = None
     with contextlib.ExitStack() as stack:
         connections = max(given.parallelism, 4 * len(every) + 2, 16 * verifying)
