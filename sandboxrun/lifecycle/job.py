@@ -40,6 +40,7 @@ from sandboxrun.plan.changes import Action
 from sandboxrun.plan.decide import record_of
 from sandboxrun.plan.operations import KeepSandbox
 from sandboxrun.plan.planner import Options, make_collect_plan, select, with_dependencies
+from sandboxrun.plan.preflight import needs_watcher
 from sandboxrun.spec import labels
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.state import (
@@ -111,7 +112,8 @@ class Job:
         """Have all that the session starts watched."""
 
         def attach(sandbox: DeclaredSandbox, made: Made) -> None:
-            watch = self._watch(sandbox, made, how(sandbox))
+            held = not needs_watcher(sandbox.spec, session.snapshot.offers)
+            watch = self._watch(sandbox, made, structs.replace(how(sandbox), held=held))
             watch.before_start()
             with self._table:
                 self.watches[sandbox.address] = watch
@@ -126,15 +128,15 @@ class Job:
 
     def join(self, sandbox: DeclaredSandbox, observed: ObservedSandbox, now: datetime, *, sample: bool = True) -> None:
         """Take in one that was started before, and watch it."""
-        found, state, ran = self.find(sandbox, observed), observed.state, 0.0
+        found, state, ran, held = self.find(sandbox, observed), observed.state, 0.0, False
         self._started[sandbox.address] = state.started if isinstance(state, Running | Ended) else None
         if isinstance(state, Running):
-            ran = max(0.0, (now - state.began).total_seconds())
+            ran, held = max(0.0, (now - state.began).total_seconds()), state.limit is not None
         if lease := observed.labels.get(labels.LEASE):  # who made it may be gone before it ends, or already
             self._joined.enter_context(self._engine.lease(lease))
         left = (observed.deadline - now).total_seconds() if observed.deadline is not None else None
         expires = monotonic() + left if left is not None else None
-        how = Watching(sample=sample, elapsed=ran, expires=expires)
+        how = Watching(sample=sample, elapsed=ran, held=held, expires=expires)
         self.watches[sandbox.address] = watch = self._watch(sandbox, found, how)
         watch.begin()
 

@@ -28,7 +28,7 @@ from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.store import STDERR, STDOUT, USAGE, Watched
 from sandboxrun.spec.project import DeclaredSandbox
-from sandboxrun.spec.state import PAST_TTL, SLACK, Document, Ended, History, Sample, parse_time, reached
+from sandboxrun.spec.state import PAST_TTL, SLACK, Document, Ended, History, Sample, left_alone, parse_time, reached
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import Aside, begin
 from sandboxrun.tracing import Opened, open_span
@@ -304,6 +304,7 @@ class Watching(Data):
     sample: bool = True
     pump: Pump | None = None
     elapsed: float = 0.0  # how long it runs already
+    held: bool = False  # whether its own PID 1 ends it at its timeout
     expires: float | None = None  # when its ttl is over (time.monotonic), where it was made before
     ended: Callable[[int | None], None] = lambda code: None  # is told its exit code once it has ended; must not raise
     events: Events | None = None  # that tell of its end, where they are followed since before its start
@@ -578,7 +579,8 @@ class Watch:
     def _deadlines(self) -> Iterator[tuple[float, _Stop]]:
         """In how many seconds it is to be ended at the latest, and for what."""
         if self._limit is not None:
-            yield self._limit - self._ran(), _Stop(by="timeout", note=_past("timeout", self._limit))
+            left = self._limit + left_alone(self.spec, held=self._how.held) - self._ran()
+            yield left, _Stop(by="timeout", note=_past("timeout", self._limit))
         if self._expires is not None:
             left, ttl = self._expires - monotonic(), self.spec.lifetime.ttl
             yield left, _Stop(by="expired", note=PAST_TTL if ttl is None else _past("ttl", ttl / SECOND))

@@ -6,7 +6,6 @@ Owns those decisions. Pure; the steps that carry them out are made in `steps.py`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from typing import Literal, assert_never
 
 from msgspec import structs
@@ -221,11 +220,10 @@ def differences(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: 
 def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Snapshot) -> Decision | None:
     """A sandbox past its lifetime: it is ended, its evidence saved, and it is not run again."""
     state = observed.state
-    timeout = declared.spec.lifetime.timeout
-    ends = state.began + timedelta(microseconds=(timeout or 0) / 1000) if isinstance(state, Running) else None
-    if timeout is not None and ends is not None and snapshot.taken >= ends:
+    timeout, made = declared.spec.lifetime.timeout, observed.applied or observed.spec
+    if timeout is not None and isinstance(state, Running) and snapshot.taken >= state.overdue_at(timeout, made):
         note = f"past its timeout of {units.format_duration(timeout)}"
-        if (observed.applied or observed.spec).lifetime.on_complete != "remove":
+        if made.lifetime.on_complete != "remove":
             return _decision(None, observed, Action.KEEP, Reason.KEEP, note, how="timeout")
         return _decision(declared, observed, Action.DELETE, Reason.TIMEOUT, note, how="timeout")
     if observed.deadline is not None and snapshot.taken >= observed.deadline:

@@ -336,7 +336,6 @@ def _told(others: tuple[Other, ...]) -> Iterator[str]:
 # A living owner starts what it made, and collects what has ended, within seconds. Whether one on another machine lives
 # is not known without a lease: what it has not touched for so long is not its own any more.
 _FORGOTTEN = timedelta(minutes=10)
-_PROMPT = timedelta(seconds=5)  # that ending it takes, beyond its grace period
 
 
 def due(snapshot: Snapshot, *, lapsed: Collection[str] = (), over: Collection[str] = ()) -> Mapping[str, Reason]:
@@ -388,10 +387,7 @@ def timeout_of(observed: ObservedSandbox) -> datetime | None:
     timeout = spec.lifetime.timeout
     if timeout is None or observed.one_off or not isinstance(state, Running):
         return None
-    its_own = (
-        timedelta(microseconds=spec.stop_grace_period / 1000) + _PROMPT if state.limit is not None else timedelta()
-    )
-    return state.began + timedelta(microseconds=timeout / 1000) + its_own
+    return state.overdue_at(timeout, spec)
 
 
 def next_deadline(snapshot: Snapshot) -> datetime | None:

@@ -125,7 +125,7 @@ def own_labels(
 # -- what the engine shows
 
 SLACK = 2.0  # seconds from a start until an engine has noted it: PID 1 counts them, the engine does not
-
+_GOING = 5.0  # seconds that ending one may take, beyond its grace period
 
 _STEADY = 1.0  # seconds: a clock that differs by less was not set
 _LATE = 10.0  # seconds by which a busy engine may note a start after the end
@@ -134,6 +134,12 @@ _LATE = 10.0  # seconds by which a busy engine may note a start after the end
 def reached(ran: float, limit: float) -> bool:
     """Whether what ran so many seconds, by somebody else's clock, can have come to the limit of its PID 1."""
     return ran >= limit - min(SLACK, limit / 2)
+
+
+def left_alone(spec: SandboxSpec, *, held: bool) -> float:
+    """For how many seconds after its timeout one is left to its PID 1, where that `held` it: the command is to get one
+    signal, since many programs take a second one for "at once" and drop what they do at the first."""
+    return spec.stop_grace_period / 1e9 + _GOING if held else 0.0
 
 
 def _steady(set_ahead: float) -> float:
@@ -158,6 +164,10 @@ class Running(Data):
     def began(self) -> datetime:
         """When it was started, as the clock has it now: what it has run so far counts from here."""
         return self.started + timedelta(seconds=_steady(self.set_ahead))
+
+    def overdue_at(self, timeout: int, spec: SandboxSpec) -> datetime:
+        """When whoever looks ends it for its timeout, in nanoseconds: it was made with this spec."""
+        return self.began + timedelta(seconds=timeout / 1e9 + left_alone(spec, held=self.limit is not None))
 
 
 class Ended(Data):

@@ -105,6 +105,29 @@ def test_it_holds_whatever_the_agent_does(project: str, cli: Cli, engine_client:
     assert _containers(engine_client, project) == {}
 
 
+TELLS = "trap 'echo told' TERM; while :; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize("command", ["run -q", "wait -q", "apply -y -q", "reap"])
+def test_the_command_is_told_once(command: str, project: str, cli: Cli, engine_client: docker.DockerClient) -> None:
+    """Whoever watches leaves it to PID 1: at a second signal many programs drop what they do at the first."""
+    _write(cli, project, {"agent": TELLS}, lifetime={"timeout": "2s"}, stop_grace_period="6s")
+    if command != "run -q":
+        assert (applied := cli("apply", "-y", "-q")).code == 0, applied.err
+        (made,) = _containers(engine_client, project).values()
+        until(lambda: engine_client.api.logs(made["Id"], stderr=False) == b"told\n")
+    done = cli(*command.split())
+    if command in ("run -q", "wait -q"):
+        assert done.code == 124, done.err
+    else:
+        assert done.code == 0, done.err
+        assert _containers(engine_client, project)["agent"]["State"]["Running"]
+        _until_all_ended(engine_client, project)
+    assert cli("apply", "-y", "-q").code == 0  # takes the evidence, where nobody has
+    assert cli("logs", "agent").out == "told\n"
+    assert _endings(cli.cwd)["agent"] == ("timeout", 124)
+
+
 def test_code_output_and_terminal_are_the_commands_own(project: str, cli: Cli) -> None:
     scripts = {
         "code": "echo out; echo err >&2; exit 7",
