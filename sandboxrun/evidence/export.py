@@ -175,6 +175,13 @@ class TarReader:
         return taken
 
 
+def first_file(data: bytes | bytearray) -> bytes:
+    """What the first member of an archive has in it; b"" where that is no regular file. Raises TarError."""
+    reader = TarReader((bytes(data),))
+    member = next(iter(reader), None)
+    return b"".join(reader.content()) if member is not None and member.kind is Kind.FILE else b""
+
+
 def _padded(size: int) -> int:
     return (size + BLOCK - 1) // BLOCK * BLOCK
 

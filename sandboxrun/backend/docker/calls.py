@@ -122,26 +122,29 @@ class Answer(Data, unshown=("response",)):
         except (ValueError, RecursionError) as error:
             raise EngineError(self.operation, "the engine's answer is not JSON", status=self.response.status) from error
 
-    def mapping(self, **must: type) -> Json:
-        """The whole body as a JSON object, which `must` have fields of these types (`Id=str`)."""
+    def mapping(self, shape: Shape | None = None) -> Json:
+        """The whole body as a JSON object, of one of the shapes in shapes.py."""
         value = self.json()
         if not isinstance(value, dict):
-            raise self._unfit("the engine's answer is not a JSON object")
-        for name, kind in must.items():
-            if type(value.get(name)) is not kind:
-                raise self._unfit(f"the engine's answer has no {name}")
+            raise self._unfit("is not a JSON object")
+        self._check(value, shape)
         return value
 
-    def sequence(self, *, within: str | None = None) -> tuple[Json, ...]:
-        """The whole body, or the field of it that it is `within`, as a JSON array of objects; null, which the engine
-        sends for an empty one, is empty."""
+    def sequence(self, shape: Shape | None = None, *, within: str | None = None) -> tuple[Json, ...]:
+        """The whole body, or the field of it that it is `within`, as a JSON array of objects of that shape; null, which
+        the engine sends for an empty one, is empty."""
         value = self.json() if within is None else self.mapping().get(within)
         if not isinstance(value, list | None) or not all(isinstance(one, dict) for one in value or ()):
-            raise self._unfit("the engine's answer is not a JSON array of objects")
+            raise self._unfit("is not a JSON array of objects")
+        self._check(value or [], [shape] if shape is not None else None)
         return tuple(value or ())
 
-    def _unfit(self, cause: str) -> EngineError:
-        return EngineError(self.operation, cause, status=self.response.status)
+    def _check(self, value: Any, shape: Shape | None) -> None:
+        if shape is not None and (fault := unfit(value, shape)):
+            raise self._unfit(f"cannot be read: {fault}")
+
+    def _unfit(self, why: str) -> EngineError:
+        return EngineError(self.operation, f"the engine's answer {why}", status=self.response.status)
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it arrives."""
@@ -347,13 +350,14 @@ class Client(Closing):
             said = error.cause.encode()
         raise failure(operation, response.status, message_of(said))
 
-    def objects(self, paths: Sequence[str], operation: str) -> Sequence[Json | None]:
-        """What is at each of `paths`, in their order, or None where there is nothing. Raises EngineErrors."""
+    def objects(self, paths: Sequence[str], operation: str, shape: Shape | None = None) -> Sequence[Json | None]:
+        """What is at each of `paths`, of that shape, in their order, or None where there is nothing. Raises
+        EngineErrors."""
         asked = [Request(method="GET", target=f"/v{self.api_version}{path}", headers={}) for path in paths]
 
         def read(response: Response) -> Json | None:
             try:
-                return self._checked(operation, response).mapping()
+                return self._checked(operation, response).mapping(shape)
             except NotFound:
                 return None
 
@@ -362,14 +366,14 @@ class Client(Closing):
     def version(self) -> Json:
         """GET /version, once: an engine that is replaced ends its connections, and this object with them."""
         if self._about is None:
-            self._about = self.request("GET", "/version", "asking the engine for its version").mapping()
+            self._about = self.request("GET", "/version", "asking the engine for its version").mapping(VERSION)
         return self._about
 
     def info(self) -> Json:
         """GET /info, again where the last answer is older than a minute: an engine may be reconfigured."""
         if self._info is None or uptime() - self._info[0] > _FRESH:
             asked = uptime()
-            found = self.request("GET", "/info", "asking the engine about itself").mapping()
+            found = self.request("GET", "/info", "asking the engine about itself").mapping(INFO)
             self._info, self._id = (asked, found), engine_id_of(found)
         return self._info[1]
 
@@ -398,3 +402,122 @@ class Client(Closing):
     def close(self) -> None:
         """End all connections: streams that are being read end, calls under way fail."""
         self.transport.close()
+
+
+# -- What an engine's answers look like: of which JSON type the fields are that anything reads. They may be missing or
+# null, others may hold anything. An answer of another shape is the engine's failure, by the name of the field: it is
+# refused where it comes in, so that no reader has to look at types
+
+# A JSON type, [shape] for a list, {"*": shape} for an object of any fields, {name: shape} for one with these. A field
+# that must be there is a (shape,).
+Shape = Any
+_WORDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
+
+
+def unfit(value: Any, shape: Shape, at: str = "") -> str:
+    """Why an answer, which is not null, is not of that shape, by the field that is not; "" for one that is."""
+    kind: Any = shape if type(shape) is type else type(shape)
+    if type(value) is not kind:
+        return f"{at or 'it'} is not {_WORDS[kind]}"
+    if kind is shape:
+        return ""
+    parts: Iterable[tuple[Any, Any]] = enumerate(value) if kind is list else value.items()
+    if kind is dict and "*" not in shape:
+        parts = ((name, value.get(name)) for name in shape)
+    for name, one in parts:
+        wanted = shape[0] if kind is list else shape.get(name) or shape["*"]
+        must = type(wanted) is tuple
+        wanted = wanted[0] if must else wanted
+        if type(one) is wanted or (one is None and not must and kind is not list):
+            continue
+        where = f"{at}.{name}" if at else str(name)
+        if fault := f"{where} is missing" if one is None else unfit(one, wanted, where):
+            return fault
+    return ""
+
+
+def _all(kind: Shape, names: str) -> dict[str, Shape]:
+    return dict.fromkeys(names.split(), kind)
+
+
+_TEXTS, _TEXT_MAP = [str], {"*": (str,)}
+
+VERSION = {**_all(str, "Version ApiVersion Os Arch KernelVersion"), "Components": [dict]}
+INFO = {
+    **_all(int, "NCPU MemTotal"),
+    **_all(_TEXTS, "SecurityOptions Warnings"),
+    **_all(str, "ID DockerRootDir DefaultRuntime CgroupVersion Driver"),
+    "DefaultAddressPools": [{"Base": (str,), "Size": (int,)}],
+    "DriverStatus": [[str]],
+    "Runtimes": dict,
+}
+
+_CONFIG = {
+    **_all(str, "User WorkingDir StopSignal Hostname Image"),
+    **_all(_TEXTS, "Env Cmd Entrypoint"),
+    **_all(bool, "Tty OpenStdin"),
+    "Volumes": dict,
+    "StopTimeout": int,
+    "Healthcheck": {"Test": _TEXTS, **_all(int, "Interval Timeout StartPeriod StartInterval Retries")},
+}
+_REQUEST = {"Driver": str, "Count": int, "DeviceIDs": _TEXTS, "Capabilities": [_TEXTS], "Options": _TEXT_MAP}
+_TMPFS = {"SizeBytes": int, "Mode": int, "Options": [_TEXTS]}
+_HOST = {
+    **_all(str, "NetworkMode IpcMode PidMode UTSMode UsernsMode CgroupnsMode CgroupParent Runtime CpusetCpus"),
+    **_all(bool, "Privileged ReadonlyRootfs OomKillDisable Init"),
+    **_all(
+        int, "Memory MemorySwap MemoryReservation NanoCpus CpuQuota CpuPeriod CpuShares PidsLimit ShmSize OomScoreAdj"
+    ),
+    **_all(_TEXTS, "CapAdd CapDrop GroupAdd Dns DnsOptions DnsSearch ExtraHosts SecurityOpt VolumesFrom"),
+    **_all(_TEXTS, "DeviceCgroupRules MaskedPaths ReadonlyPaths"),
+    **_all(_TEXT_MAP, "Tmpfs Sysctls StorageOpt Annotations"),
+    "LogConfig": {"Type": str, "Config": _TEXT_MAP},
+    "RestartPolicy": {"Name": str, "MaximumRetryCount": int},
+    "Devices": [_all(str, "PathOnHost PathInContainer CgroupPermissions")],
+    "DeviceRequests": [_REQUEST],
+    "Ulimits": [{"Name": str, "Hard": int, "Soft": int}],
+    "Mounts": [{**_all(str, "Type Source Target"), "ReadOnly": bool, "TmpfsOptions": _TMPFS}],
+    "PortBindings": {"*": [{"HostIp": str, "HostPort": str}]},
+}
+_STATE = {
+    **_all(str, "Status Error StartedAt FinishedAt"),
+    **_all(bool, "Running Paused Restarting OOMKilled"),
+    **_all(int, "ExitCode Pid"),
+    "Health": {"Status": str},
+}
+_MOUNTED = {**_all(str, "Type Name Source Destination Propagation"), "RW": bool}
+_NETWORKS = {"Networks": {"*": {"IPAddress": str, "Aliases": _TEXTS}}}
+CONTAINER = {
+    **_all(str, "Id Name Created Path Image"),
+    "Config": _CONFIG,
+    "HostConfig": _HOST,
+    "State": _STATE,
+    "Mounts": [_MOUNTED],
+    "NetworkSettings": _NETWORKS,
+}
+LISTED = {
+    "Id": (str,),
+    **_all(str, "State ImageID"),
+    "Names": _TEXTS,
+    "Mounts": [_MOUNTED],
+    "NetworkSettings": _NETWORKS,
+}
+IMAGE = {**_all(str, "Id Architecture"), "RepoDigests": _TEXTS, "Config": _CONFIG}
+NETWORK = {
+    **_all((str,), "Id Name"),
+    **_all(str, "Driver Created"),
+    **_all(bool, "Internal EnableIPv6"),
+    "Options": _TEXT_MAP,
+    "IPAM": {"Config": [{"Subnet": str, "Gateway": str}]},
+    "Containers": {"*": dict},
+}
+VOLUME = {"Name": (str,), "CreatedAt": str, "Options": _TEXT_MAP}
+
+MADE = {"Id": (str,), "Warnings": _TEXTS}
+UPDATED = {"Warnings": _TEXTS}
+WAITED = {"StatusCode": (int,), "Error": dict}
+PROCESSES = {"Processes": [_TEXTS]}
+CHANGE = {"Path": str, "Kind": int}
+COMMAND = {"ExitCode": int}
+DISTRIBUTION = {"Descriptor": {"digest": str}}
+PATH_STAT = {"mode": int, "linkTarget": str}

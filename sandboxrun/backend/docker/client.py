@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Self, TypeVar
 
 from msgspec import structs
 
+from sandboxrun.backend.docker import calls
 from sandboxrun.backend.docker.calls import (
     STDOUT,
     Answer,
@@ -196,7 +196,7 @@ class Exec(LogStream):
         until = None if timeout is None else time.monotonic() + timeout
         pause, path = 0.002, f"/exec/{quote(self.id)}/json"
         while True:
-            state = self._engine.request("GET", path, "inspecting a command").mapping()
+            state = self._engine.request("GET", path, "inspecting a command").mapping(calls.COMMAND)
             if not state.get("Running") and state.get("ExitCode") is not None:
                 return int(state["ExitCode"])
             if until is not None and time.monotonic() >= until:
@@ -349,21 +349,20 @@ class Engine(Client):
         """The containers in any state with all `labels` and one of the exact `names`, the newest `most`: GET json."""
         escaped = ["^/?" + name.replace(".", "\\.") + "$" for name in names]
         query = {"all": True, "limit": most, "filters": label_filter(labels, {"name": escaped})}
-        listed = self.request("GET", "/containers/json", "listing containers", query=query).sequence()
-        wanted = {f"/{name}" for name in names}
-        found = with_labels(listed, labels)
+        answer = self.request("GET", "/containers/json", "listing containers", query=query)
+        found, wanted = with_labels(answer.sequence(calls.LISTED), labels), {f"/{name}" for name in names}
         return tuple(c for c in found if not names or wanted.intersection(c.get("Names") or ()))
 
     def inspect_container(self, id: str) -> Json:
         """All that the engine knows of a container, by id or name. Raises NotFound."""
         answer = self._container("GET", id, "/json", "inspecting")
-        return _answer_about(id, answer.mapping(), answer.operation)
+        return _answer_about(id, answer.mapping(calls.CONTAINER), answer.operation)
 
     def inspect_containers(self, ids: Iterable[str]) -> tuple[Json, ...]:
         """Inspect several, in their order; one that is gone is left out."""
         wanted = tuple(ids)
         operation = f"inspecting {len(wanted)} containers"
-        found = self.objects([path_of("containers", id, "/json") for id in wanted], operation)
+        found = self.objects([path_of("containers", id, "/json") for id in wanted], operation, calls.CONTAINER)
         answers = zip(wanted, found, strict=True)
         return tuple(_answer_about(id, told, operation) for id, told in answers if told is not None)
 
@@ -371,7 +370,8 @@ class Engine(Client):
         """Create a container from the Engine API's own payload. Raises NameConflict, NotFound (the image)."""
         query = {"name": name, "platform": platform}
         operation = f"creating container {name}"
-        made = self.request("POST", "/containers/create", operation, query=query, payload=payload).mapping(Id=str)
+        answer = self.request("POST", "/containers/create", operation, query=query, payload=payload)
+        made = answer.mapping(calls.MADE)
         return CreatedContainer(id=made["Id"], warnings=tuple(made.get("Warnings") or ()))
 
     def start_container(self, id: str) -> None:
@@ -401,7 +401,7 @@ class Engine(Client):
 
     def update_container(self, id: str, payload: Json) -> tuple[str, ...]:
         """Change its limits or restart policy; what the engine said it did not do."""
-        told = self._container("POST", id, "/update", "updating", payload=payload).mapping()
+        told = self._container("POST", id, "/update", "updating", payload=payload).mapping(calls.UPDATED)
         return tuple(told.get("Warnings") or ())
 
     def rename_container(self, id: str, name: str) -> None:
@@ -415,17 +415,15 @@ class Engine(Client):
         Raises EngineTimeout after `timeout` seconds (None: waits for ever).
         """
         answer = self._container("POST", id, "/wait", "waiting for", timeout=timeout)
-        told = answer.mapping()
+        told = answer.mapping(calls.WAITED)
         if message := (told.get("Error") or {}).get("Message"):
             raise EngineError(answer.operation, str(message))
-        if type(code := told.get("StatusCode")) is not int:
-            raise EngineError(answer.operation, "the engine's answer has no StatusCode")
-        return code
+        return int(told["StatusCode"])
 
     def commands(self, id: str) -> tuple[str, ...]:
         """The command lines of its processes, as the engine's host sees them."""
         answer = self._container("GET", id, "/top", "listing the processes of", query={"ps_args": "-eo pid,args"})
-        return tuple(" ".join(map(str, row[1:])) for row in answer.mapping().get("Processes") or ())
+        return tuple(" ".join(map(str, row[1:])) for row in answer.mapping(calls.PROCESSES).get("Processes") or ())
 
     def changes(self, id: str) -> tuple[tuple[str, str], ...]:
         """What its filesystem has over the image's: path and kind (modified, added, deleted).
@@ -433,7 +431,7 @@ class Engine(Client):
         Raises EngineError for a list of more than 16 MiB: an agent can make any number of files.
         """
         answer = self._container("GET", id, "/changes", "listing the changes of", most=_MOST_CHANGES)
-        return tuple((str(c.get("Path", "")), _KINDS.get(c.get("Kind", 0), "?")) for c in answer.sequence())
+        return tuple((c.get("Path") or "", _KINDS.get(c.get("Kind") or 0, "?")) for c in answer.sequence(calls.CHANGE))
 
     def stats(self, id: str) -> Json:
         """One sample of its usage, at once (`precpu_stats` is empty)."""
@@ -443,15 +441,15 @@ class Engine(Client):
     def _container(self, method: str, id: str, rest: str, doing: str, **how: Any) -> Answer:
         return self.request(method, path_of("containers", id, rest), f"{doing} container {named(id)}", **how)
 
-    def _found(self, path: str, operation: str) -> Json | None:
+    def _found(self, path: str, operation: str, shape: calls.Shape) -> Json | None:
         """An object, or None where there is none."""
-        return self.objects((path,), operation)[0]
+        return self.objects((path,), operation, shape)[0]
 
     # -- Images and their registries
 
     def image(self, ref: str) -> Json | None:
         """What the engine knows of an image it has, by reference or id; None when it has none."""
-        return self._found(path_of("images", ref, "/json", also="/:@"), f"inspecting image {ref}")
+        return self._found(path_of("images", ref, "/json", also="/:@"), f"inspecting image {ref}", calls.IMAGE)
 
     def pull(self, ref: str, *, platform: str | None = None, progress: Callable[[Json], None] | None = None) -> None:
         """Fetch an image from its registry, with the user's credentials for it. Raises NotFound, EngineError.
@@ -508,7 +506,7 @@ class Engine(Client):
         operation = f"asking the registry about image {ref}"
         path = path_of("distribution", ref, "/json", also="/:@")
         try:
-            answer = self.request("GET", path, operation, headers=registry_auth(ref)).mapping()
+            answer = self.request("GET", path, operation, headers=registry_auth(ref)).mapping(calls.DISTRIBUTION)
         except NotFound:
             return None
         except EngineTimeout as error:
@@ -526,21 +524,22 @@ class Engine(Client):
     def networks(self, *, labels: LabelFilter | None = None) -> tuple[Json, ...]:
         """The networks with all `labels`. The list does not tell their containers."""
         query = {"filters": label_filter(labels)}
-        return with_labels(self.request("GET", "/networks", "listing networks", query=query).sequence(), labels)
+        answer = self.request("GET", "/networks", "listing networks", query=query)
+        return with_labels(answer.sequence(calls.NETWORK), labels)
 
     def network(self, id_or_name: str) -> Json | None:
         """A network by its whole id or exact name, with its containers; None when there is none.
 
         Raises EngineError (status 400) when several networks have the name, which engine 20.10 allows.
         """
-        found = self._found(path_of("networks", id_or_name), f"inspecting network {id_or_name}") or {}
+        found = self._found(path_of("networks", id_or_name), f"inspecting network {id_or_name}", calls.NETWORK) or {}
         # The engine also takes the beginning of an id: a name like "ab" must not find a network whose id starts so.
         return found if id_or_name in (found.get("Id"), found.get("Name")) else None
 
     def create_network(self, payload: Json) -> str:
         """Create a network from the Engine API's own payload; its id. A taken name: NameConflict."""
         operation, payload = f"creating network {payload.get('Name', '')}", {"CheckDuplicate": True, **payload}
-        return str(self.request("POST", "/networks/create", operation, payload=payload).mapping(Id=str)["Id"])
+        return str(self.request("POST", "/networks/create", operation, payload=payload).mapping(calls.MADE)["Id"])
 
     def remove_network(self, id: str) -> None:
         """Remove a network that no container uses. One that is gone is fine."""
@@ -563,17 +562,17 @@ class Engine(Client):
     def volumes(self, *, labels: LabelFilter | None = None) -> tuple[Json, ...]:
         """The volumes with all `labels`."""
         query = {"filters": label_filter(labels)}
-        listed = self.request("GET", "/volumes", "listing volumes", query=query).sequence(within="Volumes")
-        return with_labels(listed, labels)
+        answer = self.request("GET", "/volumes", "listing volumes", query=query)
+        return with_labels(answer.sequence(calls.VOLUME, within="Volumes"), labels)
 
     def volume(self, name: str) -> Json | None:
         """A volume by its name; None when there is none."""
-        return self._found(path_of("volumes", name), f"inspecting volume {name}")
+        return self._found(path_of("volumes", name), f"inspecting volume {name}", calls.VOLUME)
 
     def create_volume(self, payload: Json) -> Json:
         """Create a volume; as it is now. When the name is taken, the engine answers with the volume that has it."""
         operation = f"creating volume {payload.get('Name', '')}"
-        return self.request("POST", "/volumes/create", operation, payload=payload).mapping()
+        return self.request("POST", "/volumes/create", operation, payload=payload).mapping(calls.VOLUME)
 
     def remove_volume(self, name: str) -> None:
         """Remove a volume that no container uses. One that is gone is fine."""
@@ -643,7 +642,7 @@ class Engine(Client):
         payload: dict[str, Any] = {"Cmd": list(argv), "AttachStdout": True, "AttachStderr": True}
         payload |= {"AttachStdin": stdin or tty, "Tty": tty, "Env": list(env)}
         payload |= {"User": user or "", "WorkingDir": workdir or ""}
-        made = self._container("POST", id, "/exec", "preparing a command in", payload=payload).mapping(Id=str)
+        made = self._container("POST", id, "/exec", "preparing a command in", payload=payload).mapping(calls.MADE)
         operation = f"running {argv[0] if argv else 'nothing'} in container {named(id)}"
         start = {"Detach": False, "Tty": tty}
         answer = self.request("POST", path_of("exec", made["Id"], "/start"), operation, payload=start, upgrade=True)
@@ -689,7 +688,7 @@ class Engine(Client):
 
     def read_file(self, id: str, path: str, *, most: int) -> bytes | None:
         """A file of a container; b"" for what is no regular file, None where its tar has more than `most` bytes."""
-        import tarfile
+        from sandboxrun.evidence.export import TarError, first_file
 
         with self.get_archive(id, path) as archive:
             data = bytearray()
@@ -697,10 +696,10 @@ class Engine(Client):
                 data += piece
                 if len(data) > most:
                     return None
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            member = tar.next()
-            file = tar.extractfile(member) if member is not None and member.isreg() else None
-            return file.read() if file is not None else b""
+        try:
+            return first_file(data)
+        except TarError as error:
+            raise EngineError(f"reading {path} of container {named(id)}", f"the engine's tar: {error}") from error
 
     def stat_archive(self, id: str, path: str) -> Json:
         """What a path of a container is, in the API's form: `mode` is Go's. Raises NotFound.
@@ -724,8 +723,9 @@ def _entries(answer: Answer) -> Iterator[Json]:
     try:
         for entry in json_lines(answer.pieces(), answer.operation):
             if "error" in entry or "errorDetail" in entry:
-                detail = entry.get("errorDetail") or {}
-                cause = str(detail.get("message") or entry.get("error")).strip().rstrip(".")
+                detail = entry.get("errorDetail")
+                said = detail.get("message") if isinstance(detail, dict) else None
+                cause = str(said or entry.get("error")).strip().rstrip(".")
                 raise EngineError(answer.operation, cause, help=help_for(cause))
             yield entry
     finally:
@@ -742,7 +742,7 @@ def _stat(answer: Answer) -> Json:
         stat = json_as(dict, base64.b64decode(answer.response.headers.get("x-docker-container-path-stat", "")))
     except ValueError:  # not base64
         stat = {}
-    if not stat:
+    if not stat or calls.unfit(stat, calls.PATH_STAT):
         answer.close()
         raise EngineError(answer.operation, "the engine did not say what it is about to send")
     return stat

@@ -152,13 +152,14 @@ def _bring_back(sandbox: DeclaredSandbox, container: str, session: Session) -> N
     took it off or onto one."""
     engine, inside = session.engine, private_network(sandbox.name)
     seen = engine.inspect_container(container)
-    if seen["State"].get("Paused"):
+    state = seen.get("State") or {}
+    if state.get("Paused"):
         engine.unpause_container(container)
-    if seen["State"].get("Running"):
+    if state.get("Running"):
         engine.stop_container(container, timeout=_STOPPING)
     place = {"IPAMConfig": {"IPv4Address": _addresses_of(inside, session).gateway}}
     wanted = {session.profile.names.network(EGRESS): None, inside: place}
-    on = set(seen["NetworkSettings"].get("Networks") or {})
+    on = set((seen.get("NetworkSettings") or {}).get("Networks") or {})
     for network in sorted(on - set(wanted)):
         with suppress(NotFound):
             engine.disconnect_network(network, container, force=True)

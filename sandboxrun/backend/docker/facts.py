@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sandboxrun.backend.docker.codec import low_ports_payload, taken_by
 from sandboxrun.backend.docker.transport import TransportError
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.data import Data
@@ -98,7 +99,7 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
     security = _security(info.get("SecurityOptions") or ())
     told = info.get("DefaultAddressPools") or ()
     pools = tuple(Pool(base=str(p["Base"]), size=int(p["Size"])) for p in told) or DEFAULT_POOLS
-    configs = [c for n in networks for c in ((n.get("IPAM") or {}).get("Config") or ())]
+    cgroup = str(info.get("CgroupVersion") or "")
     podman = is_podman(version, info)
     return EngineFacts(
         name="Podman" if podman else "Docker",
@@ -110,7 +111,7 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
         kernel=str(info.get("KernelVersion") or version.get("KernelVersion") or ""),
         cpus=int(info.get("NCPU") or 0),
         memory=int(info.get("MemTotal") or 0),
-        cgroup_version=int(info.get("CgroupVersion") or 1),
+        cgroup_version=int(cgroup) if re.fullmatch("[0-9]", cgroup) else 1,
         cgroup_driver=str(info.get("CgroupDriver", "")),
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         default_runtime=str(info.get("DefaultRuntime", "")),
@@ -125,7 +126,7 @@ def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineF
         storage_quota=_quota(info),
         logging_driver=str(info.get("LoggingDriver", "")),
         pools=pools,
-        free_subnets=free_subnets(pools, (str(c["Subnet"]) for c in configs if c.get("Subnet"))),
+        free_subnets=free_subnets(pools, map(str, taken_by(networks))),
         is_podman=podman,
         warnings=tuple(str(w) for w in info.get("Warnings") or ()),
     )
@@ -167,7 +168,7 @@ def _security(options: Iterable[str]) -> dict[str, dict[str, str]]:
 def _quota(info: Json) -> Quota:
     """overlay2 has quotas only on xfs mounted with pquota (20.10, 26.1, 28.5); btrfs and zfs have their own."""
     driver = str(info.get("Driver", ""))
-    status = {str(k): str(v) for k, v in info.get("DriverStatus") or ()}
+    status = {pair[0]: pair[1] for pair in info.get("DriverStatus") or () if len(pair) == 2}
     if driver in ("btrfs", "zfs", "devicemapper", "windowsfilter"):
         return Quota.YES
     if driver in ("overlay2", "overlay", "vfs") and status.get("Backing Filesystem", "xfs") == "xfs":
@@ -176,13 +177,17 @@ def _quota(info: Json) -> Quota:
 
 
 def free_subnets(pools: Sequence[Pool], used: Iterable[str]) -> int:
-    """How many more IPv4 networks the pools have room for. The engine also leaves out what its host's routes use."""
+    """How many more IPv4 networks the pools have room for; what is no pool has none. The engine also leaves out what
+    its host's routes use."""
     from ipaddress import IPv4Network, ip_network
 
     taken = [n for n in (ip_network(u, strict=False) for u in used) if isinstance(n, IPv4Network)]
     free = 0
     for pool in pools:
-        base = ip_network(pool.base, strict=False)
+        try:
+            base = ip_network(pool.base, strict=False)
+        except ValueError:
+            continue
         if not isinstance(base, IPv4Network) or not base.prefixlen <= pool.size <= 32:
             continue
         pieces: set[int] = set()
@@ -300,8 +305,6 @@ PROBE_SECONDS = 30.0
 
 def low_ports_closed(engine: Engine, image: str) -> str | None:
     """Why a gateway, made from `image`, can't listen on ports below 1024; None where it can. A container tries it."""
-    from sandboxrun.backend.docker.codec import low_ports_payload
-
     try:
         made = engine.create_container(f"sandboxrun-check-{secrets.token_hex(16)}", low_ports_payload(image))
         try:

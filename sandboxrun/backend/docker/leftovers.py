@@ -247,7 +247,7 @@ def _unstage(engine: Engine, staging: Folder, thorough: bool) -> None:
     if not names:
         return
     listed = engine.containers(labels={labels.RUN: None})
-    there = {safe_name(str((container.get("Labels") or {}).get(labels.RUN))) for container in listed}
+    there = {safe_name(str(labels.text_of(container.get("Labels"), labels.RUN))) for container in listed}
     for name in names:
         if name not in there:
             with contextlib.suppress(OSError):  # another process removes it too

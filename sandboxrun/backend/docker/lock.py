@@ -17,14 +17,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sandboxrun.backend.docker.calls import Json, uptime
 from sandboxrun.backend.errors import EngineError, LockHeld, LockLost
 from sandboxrun.backend.owner import Owner, clock_mark, clock_set_since, decode, this_process
 from sandboxrun.data import Data
-from sandboxrun.spec.labels import PROJECT
+from sandboxrun.spec.labels import PROJECT, read, text_of
+from sandboxrun.spec.state import parse_time
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -66,16 +67,19 @@ class Claim(Data):
 
 def claim_of(volume: Json) -> Claim:
     """A lock volume's claim. One whose labels make no sense counts as any other, for the usual lease."""
-    labels = volume.get("Labels") or {}
+    labels = read(volume.get("Labels"))
     try:
         lease = min(max(int(labels.get(_LEASE, "")), 0), 3600)
     except ValueError:
         lease = LEASE
+    since = parse_time(volume.get("CreatedAt"))
+    if since is None:
+        raise EngineError("reading a lock", f"the engine does not tell when it made the volume {volume['Name']}")
     return Claim(
         volume=str(volume["Name"]),
         token=str(labels.get(_TOKEN, volume["Name"])),
         owner=decode(str(labels.get(_OWNER, ""))),
-        since=datetime.fromisoformat(str(volume["CreatedAt"])).astimezone(UTC),
+        since=since,
         lease=lease,
         mark=str(labels.get(_CLOCK, "")),
     )
@@ -118,7 +122,7 @@ class ProjectLock:
         else's."""
         self.listed = self._engine.volumes(labels={PROJECT: self._project})
         locks = (v for v in self.listed if is_lock(str(v["Name"]), self._project))
-        return tuple(claim_of(v) for v in locks if (v.get("Labels") or {}).get(LABEL) == self._project)
+        return tuple(claim_of(v) for v in locks if text_of(v.get("Labels"), LABEL) == self._project)
 
     @property
     def volume(self) -> str:

@@ -437,7 +437,8 @@ def _without_init(address: str, container: str, session: Session, error: EngineE
     """What to say where a start failed for the init: somebody removed its volume. The next one gets another."""
     if INIT_PROGRAM not in str(error):
         return None
-    volume = session.engine.inspect_container(container)["Config"]["Labels"].get(labels.INIT)
+    config = session.engine.inspect_container(container).get("Config") or {}
+    volume = labels.text_of(config.get("Labels"), labels.INIT)
     if volume is None:
         return None
     with suppress(EngineError):

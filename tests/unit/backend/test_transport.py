@@ -532,6 +532,7 @@ def test_lists_hold_nothing_but_what_was_asked_for(peer: Peer) -> None:
         {},
         {"Labels": {"b": "2", "a": 1}},
     ]
+    some = [{"Id": str(number), "Name": str(number), **one} for number, one in enumerate(some)]
     for wanted, found in (
         ({"a": "1"}, some[:1]),
         ({"a": None}, some[:2]),
@@ -561,7 +562,7 @@ MADE: dict[str, Callable[[Engine], object]] = {
 @pytest.mark.parametrize("what", MADE)
 @pytest.mark.parametrize("said", [b"{}", b'{"Id": null}', b'{"Id": 7}', b'{"StatusCode": "7"}', b'{"message": "boom"}'])
 def test_an_answer_that_lacks_what_was_asked_for(peer: Peer, what: str, said: bytes) -> None:
-    with pytest.raises(EngineError, match=f"the engine's answer has no {what.split()[0]}"):
+    with pytest.raises(EngineError, match=f"the engine's answer cannot be read: {what.split()[0]} is "):
         MADE[what](peer(saying(_body(said))))
 
 
