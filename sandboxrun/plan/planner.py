@@ -260,7 +260,7 @@ def _conflicts(profile: Profile, snapshot: Snapshot, wanted: Iterable[DeclaredSa
     return [
         Diagnostic(
             message=f"the {foreign.kind} {foreign.name} exists and is not this project's ({foreign.whose})",
-            help=what_to_do.format(foreign.id[:12]),
+            help=foreign.help or what_to_do.format(foreign.id[:12]),
         )
         for foreign in snapshot.foreign
         if (foreign.kind, foreign.name) in needed

@@ -39,7 +39,7 @@ from sandboxrun.profile.layers import OBJECTS, OUTSIDE, Each, Layer, ProfileDocu
 from sandboxrun.profile.templates import Renderer, TemplateScope, check_keys
 from sandboxrun.profile.yaml import is_text
 from sandboxrun.spec import labels
-from sandboxrun.spec.names import EGRESS, Names, address, container_name
+from sandboxrun.spec.names import EGRESS, Names, address, container_name, is_part_volume
 from sandboxrun.spec.option import values_of
 from sandboxrun.spec.project import (
     ConfigType,
@@ -585,12 +585,21 @@ def parse_objects(
                 )
             if value.name is not None or value.external:
                 given[kind][name] = value.name or name
-                if kind == "volumes" and given[kind][name].startswith(labels.INIT_VOLUME):
-                    message = f"volumes named {labels.INIT_VOLUME}… are sandboxrun's own"
-                    problems.add(message, key.span, "use another one")
+            if isinstance(value, VolumeSpec):
+                _check_volume(given[kind].get(name, f"{project}_{name}"), key, problems)
             parsed[kind][name] = value
     names = Names(project=project, given_networks=given["networks"], given_volumes=given["volumes"])
     return DeclaredObjects(names=names, **{kind: freeze(values) for kind, values in parsed.items()})
+
+
+def _check_volume(name: str, key: Scalar, problems: Problems) -> None:
+    """Note a volume that no profile has: what one sandbox has for itself, such as secrets, and what all share."""
+    own = next((prefix for prefix in labels.OWN_VOLUMES if name.startswith(prefix)), None)
+    if own is not None:
+        problems.add(f"volumes named {own}… are sandboxrun's own", key.span, "use another one")
+    elif is_part_volume(name):
+        what = f".{name.rpartition('.')[2]}"
+        problems.add(f"{name}: volumes whose names end with {what} are sandboxes' own", key.span, "use another one")
 
 
 def check_references(

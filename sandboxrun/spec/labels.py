@@ -41,6 +41,7 @@ INIT = PREFIX + "init"  # the volume with the init that is PID 1; on a volume, t
 # What an engine's events tell of a container's end, beside its labels: a label of that name takes its place.
 TOLD = frozenset({"exitCode", "signal"})
 INIT_VOLUME = "sandboxrun-init-"  # begins the names of those volumes: all projects of an engine share them
+OWN_VOLUMES = (INIT_VOLUME, "sandboxrun-lock-", "sandboxrun-lease-")
 
 
 def read(found: Any) -> dict[str, str]:

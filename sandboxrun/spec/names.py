@@ -79,6 +79,12 @@ def part_volume(container: str, part: str) -> str:
     return f"{container}.{part}"
 
 
+def is_part_volume(name: str) -> bool:
+    """Whether a volume's name is that of what one sandbox alone has, of whatever project."""
+    container, _, part = name.rpartition(".")
+    return bool(container) and part in PARTS
+
+
 def companion(container: str, role: str) -> str:
     """The container beside a sandbox's that has the `role` (gateway, keeper)."""
     return f"{container}.{role}"

@@ -458,6 +458,7 @@ class Foreign(Data):
     name: str
     id: str
     whose: str  # "no labels of sandboxrun", or the other project's name
+    help: str = ""  # what to do, where it is not what is usual
 
 
 class Completed(Data):

@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import pytest
 
-from sandboxrun.errors import ApplyError
+from sandboxrun.errors import ApplyError, PlanError
 from sandboxrun.evidence.index import Index
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Reason
@@ -216,6 +216,17 @@ def test_a_gateway_that_an_apply_left_half_made_is_made_anew(world: World, engin
     assert world.ids(profile) == before
     assert world.plan(profile).empty
     assert engine_client.containers.get(name).attrs["Args"][-4] == "--at"
+
+
+def test_nobody_else_joins_the_network_of_a_sandbox_and_its_gateway(world: World) -> None:
+    world.apply(world.profile({"one": allow("example.org:443")}))
+    network = {"n": {"external": True, "name": f"{world.project}-one.net"}}
+    both = {"one": allow("example.org:443"), "two": {"networks": ["n"], "network_mode": None}}
+    message = rf"the network {world.project}-one.net .*it is that of the sandbox one and its gateway alone"
+    with pytest.raises(PlanError, match=message):
+        world.plan(world.profile(both, networks=network))
+    with pytest.raises(PlanError, match=message):
+        world.apply(world.profile(both, networks=network))
 
 
 def test_a_network_that_somebody_joined_it_to_is_left_again(world: World, engine_client: docker.DockerClient) -> None:

@@ -444,7 +444,10 @@ def _foreign(
         external = profile.networks.get(key, NetworkSpec()).external
         name = profile.names.network(key)
         found = engine.network(name)
-        if found is not None and not external and not is_own(found, labels.NETWORK, profile.project):
+        if found is not None and external and labels.RUN in (own := labels.read(found.get("Labels"))):
+            whose = f"it is that of the sandbox {own.get(labels.SANDBOX)} and its gateway alone"
+            yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=whose, help="join another network")
+        elif found is not None and not external and not is_own(found, labels.NETWORK, profile.project):
             yield Foreign(kind="network", name=name, id=str(found["Id"]), whose=_whose(found, profile.project))
     used = {m.source or "" for s in sandboxes for m in s.spec.volumes if m.type == "volume"}
     for key in sorted(used - {volume.key for volume in snapshot.volumes}):
