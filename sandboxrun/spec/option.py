@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, ClassVar, dataclass_transform
@@ -15,7 +16,7 @@ from typing import Any, ClassVar, dataclass_transform
 from msgspec import NODEFAULT, field, structs
 
 from sandboxrun.data import Data, DataType
-from sandboxrun.errors import MapNode, Node, Problems, Scalar, did_you_mean
+from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, did_you_mean
 from sandboxrun.spec.types import INVALID, OptionType, Schema, refuse
 
 # -- What an option is: one row that its schema, model field, payload, decoding, diff and docs derive from
@@ -129,7 +130,7 @@ class Record(OptionType):
 
     def parse(self, node: Node, problems: Problems) -> Any:
         if not isinstance(node, MapNode):
-            return refuse(problems, node, f"a mapping with the keys of {self.title}")
+            return refuse(problems, node, f"a mapping with the keys of {self.title}", self._keyed(node))
         before = len(problems)
         by_key = {row.key: row for row in rows(self.cls) if row.settable}
         values = {}
@@ -152,6 +153,17 @@ class Record(OptionType):
         if self.check is not None:
             self.check(built, node, problems)
         return built if len(problems) == before else INVALID
+
+    def _keyed(self, node: Node) -> str:
+        """How a value is written that lacks its key: with the first one that takes it. Else which keys there are."""
+        keys = [row for row in rows(self.cls) if row.settable]
+        value = node.text if isinstance(node, Scalar) and isinstance(node.value, str) else None
+        if value is not None or isinstance(node, ListNode):
+            shown = "[…]" if value is None else value if re.fullmatch(r"[\w./-]+", value) else '"…"'
+            for row in keys:
+                if row.type.parse(node, Problems()) is not INVALID:
+                    return f"write {{{row.key}: {shown}}}"
+        return f"its keys are {', '.join(row.key for row in keys)}"
 
     def _derived(self, key: Scalar) -> Row | None:
         """A row that our own data may hold, which no file declares."""

@@ -182,7 +182,7 @@ def _network(spec: SandboxSpec) -> Iterator[Fault]:
         help = "remove networks: egress uses a network of its own, so nothing can bypass the gateway"
         yield Fault(("egress",), "egress and networks cannot be combined", help)
     if closed and spec.egress is not None and spec.egress.has_gateway:
-        help = "remove network_mode, or write egress: none"
+        help = "write network_mode: bridge, or egress: none"
         yield Fault(("egress",), "network_mode: none reaches nothing", help)
     if wired is None or not wired.has_gateway:
         return

@@ -144,7 +144,7 @@ class OptionType(Data, eq=False):
                 for item in (item for item, entry in found if entry is None):
                     refuse(problems, item, *self.each)
                 return [entry for _, entry in found if entry is not None]
-        refuse(problems, node, self.whole)
+        refuse(problems, node, self.whole, in_list(node) if self.each and self.entry(node) is not None else None)
         return []
 
     def identity(self, item: Node) -> Any:
@@ -180,6 +180,14 @@ def refuse(problems: Problems, node: Node, expected: str, help: str | None = Non
     """Note that `node` is not what was expected."""
     problems.add(f"expected {expected}, found {describe(node)}", node.span, help)
     return INVALID
+
+
+def in_list(node: Node) -> str | None:
+    """How a single value is written where a list is expected; None for one that is long or needs other quotes."""
+    word = node.text if isinstance(node, Scalar) and node.value is not None else ""
+    if re.fullmatch(r"[\w./-]+", word):
+        return f"write [{word}]"
+    return f'write ["{word}"]' if re.fullmatch(r"[\w./:*@+=-]{1,100}", word) else None
 
 
 def mapping_of(names: Schema, values: Schema) -> Schema:
@@ -420,9 +428,7 @@ class ListOf(OptionType):
             case Scalar() if self.single and node.value is not None:
                 nodes = (node,)
             case _:
-                word = node.text if isinstance(node, Scalar) and node.value is not None else ""
-                help = f"write [{word}]" if re.fullmatch(r"[\w./-]+", word) else None
-                return refuse(problems, node, "a list", help)
+                return refuse(problems, node, "a list", in_list(node))
         before = len(problems)
         values = [self.item.parse(item, problems) for item in nodes]
         seen: set[Any] = set()
