@@ -221,12 +221,15 @@ def read_saved(path: Path) -> SavedPlan:
     try:
         body = json.loads(read_regular(path, LARGEST).decode("utf-8"))
     except OSError as error:
-        help = "make one with `sandboxrun plan --out FILE`"
-        if os.path.basename(path) == str(path) and not path.suffix:  # as Compose's `up NAME`
-            help += f"; for one sandbox write: --target {path}"
-        missing = isinstance(error, FileNotFoundError)
         text = f"the saved plan {path} cannot be read: {reason(error)}"
-        raise PlanError(text, help=help if missing else None) from error
+        if not isinstance(error, FileNotFoundError):
+            raise PlanError(text) from error
+        is_name = os.path.basename(path) == str(path) and not path.suffix  # it may be as Compose's `up NAME`
+        raise PlanError(
+            text,
+            help="make one with `sandboxrun plan --out FILE`",
+            option=f"for one sandbox write: --target {path}" if is_name else "",
+        ) from error
     except (ValueError, RecursionError) as error:
         said = getattr(error, "msg", "") or "not JSON"
         raise PlanError(f"{path} is damaged or not a saved plan: {said}", help="make a new plan") from error

@@ -198,7 +198,7 @@ def test_what_does_without_a_profile_says_how(say: Say, here: Path, command: str
 @pytest.mark.parametrize("more", [[], ["-f", "sandbox.yaml"]])
 def test_a_sandbox_where_a_saved_plan_is_expected(say: Say, here: Path, more: list[str]) -> None:
     (here / "sandbox.yaml").write_text("name: demo\nsandboxes: {agent: {}}\n")
-    assert "for one sandbox write: --target agent\n" in say("apply", "agent", *more).err
+    assert "for one sandbox write: --target agent" in say("apply", "agent", *more).err
     assert "--target" not in say("apply", "agents.plan").err
 
 
