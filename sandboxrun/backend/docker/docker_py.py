@@ -6,6 +6,7 @@ Owns the use of docker-py's client as a carrier. Does not use its calls: their a
 
 from __future__ import annotations
 
+import http.client
 import select
 import socket
 import ssl
@@ -57,7 +58,36 @@ def tls_config(tls: Tls | None) -> Any:
         raise Unsupported("setting up TLS", str(error), help="see DOCKER_CERT_PATH") from error
 
 
-class _Dialled(HTTPConnection):
+class _WholeHead(http.client.HTTPResponse):
+    """An answer whose head is not cut off."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = transport.WholeLines(self.fp.detach())
+
+    def begin(self) -> None:
+        if self.headers is None and not self.fp.peek(1):
+            raise http.client.RemoteDisconnected("no answer")
+        super().begin()
+
+
+class _Strict:
+    """A connection that takes no other answers."""
+
+    response_class = _WholeHead
+
+
+class _Carrying(HTTPAdapter):
+    """Carries the session's requests over urllib3's connections."""
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
+        pool: HTTPConnectionPool = super().get_connection_with_tls_context(*args, **kwargs)
+        if not issubclass(kind := pool.ConnectionCls, _Strict):
+            pool.ConnectionCls = type(kind.__name__, (_Strict, kind), {})
+        return pool
+
+
+class _Dialled(_Strict, HTTPConnection):  # type: ignore[misc]
     """A connection that `dial` opens."""
 
     def __init__(self, dial: transport.Dial, **options: Any) -> None:
@@ -332,7 +362,7 @@ class DockerPyTransport:
         proxies = {} if dial else get_environ_proxies(client.base_url)
         # Else the engine compresses archives, which would then be no tar.
         self._headers = CaseInsensitiveDict({**client.headers, "Accept-Encoding": "identity"})
-        adapter = _Dialling(dial, size) if dial else HTTPAdapter(pool_connections=1, pool_maxsize=size)
+        adapter = _Dialling(dial, size) if dial else _Carrying(pool_connections=1, pool_maxsize=size)
         for scheme in ("http://", "https://"):
             client.mount(scheme, adapter)
         # By itself the session works out for each request what is the same for all, reads .netrc, whose passwords are

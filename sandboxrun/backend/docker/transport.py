@@ -426,18 +426,22 @@ class _Arriving(io.RawIOBase):
         return self._sock.recv_into(buffer)
 
 
-class _Reader(io.BufferedReader):
-    """What arrives, for one HTTPResponse after the other: each closes at its end what it reads from."""
-
-    def makefile(self, _mode: str) -> _Reader:
-        return self
+class WholeLines(io.BufferedReader):
+    """What arrives. A line that its connection cuts off is none: http.client takes a head that was cut off for one that
+    ends there."""
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """A whole line: http.client takes a head that was cut off for one that ends there."""
         line = super().readline(size)
         if not line.endswith(b"\n") and len(line) != size:
             raise http.client.IncompleteRead(line)
         return line
+
+
+class _Reader(WholeLines):
+    """The same, for one HTTPResponse after the other: each closes at its end what it reads from."""
+
+    def makefile(self, _mode: str) -> _Reader:
+        return self
 
     def close(self) -> None:
         """It ends with its socket."""

@@ -753,6 +753,33 @@ def test_what_is_no_whole_answer(peer: Peer, method: str, said: bytes, message: 
         peer(saying(said)).request(method, "/x", operation="trying").read()
 
 
+CUT = [
+    b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 30\r\n\r\n{}",
+    b"HTTP/1.1 204 No Content\r\nA: b\r\n\r",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nA: b\r\n\r",
+]
+
+
+@WAYS
+@pytest.mark.parametrize("route", ["unix", "tcp"], indirect=True)  # ssh is carried as a change on unix is
+@pytest.mark.parametrize("said", CUT)
+def test_an_answer_that_is_cut_off_anywhere_is_none(peer: Peer, method: str, said: bytes) -> None:
+    """Neither in its head nor in its body: what was to be changed may have been, or not."""
+    cut = 0
+
+    def script(client: socket.socket, number: int) -> None:
+        until_end_of_head(client)
+        client.sendall(said[:cut])
+
+    engine = peer(script)
+    for length in range(1, len(said) + 1):
+        cut = length
+        with pytest.raises(EngineUnreachable, match=r"trying: the (connection ended|answer is not HTTP)") as caught:
+            engine.request(method, "/x", operation="trying").read()
+        assert caught.value.maybe_done
+
+
 @WAYS
 @pytest.mark.parametrize(
     ("said", "body"),
