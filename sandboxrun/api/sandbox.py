@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, overload
 
 from msgspec import Struct, field
 
+from sandboxrun.api.settings import check_seconds
 from sandboxrun.backend.errors import EngineError, EngineTimeout, NotFound
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError, UsageError, printable
@@ -372,6 +373,7 @@ class Sandbox:
         """
         if isinstance(argv, str) or not argv:
             raise UsageError("exec needs a list of words", help='such as ["sh", "-c", "ls | wc -l"]')
+        check_seconds("timeout", timeout)
         engine, token = self._service.engine, secrets.token_hex(16)
         env = [f"{key}={value}" for key, value in (environment or {}).items()] + [f"{_MARK}={token}"]
         output, late = BoundedOutput(limit), threading.Event()
@@ -408,6 +410,7 @@ class Sandbox:
         from sandboxrun.lifecycle.job import WaitTimeout
         from sandboxrun.lifecycle.watch import DRAIN
 
+        check_seconds("timeout", timeout)
         self._check_there()
         watch = self._held.watch
         if watch is None and self.state == "created":

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from msgspec import structs
 
 from sandboxrun.api.sandbox import ExecResult, ExecTimeout, HeldSandbox, Sandbox
-from sandboxrun.api.settings import Declared, Settings, declare, workspace_option
+from sandboxrun.api.settings import Declared, Settings, check_seconds, declare, workspace_option
 from sandboxrun.backend.docker.fields import HOLD, RELEASE
 from sandboxrun.backend.docker.lock import LABEL, claim_of, is_lock
 from sandboxrun.backend.docker.observe import own_sandboxes, take_snapshot
@@ -469,6 +469,7 @@ class SandboxService(Closing):
 
         No error when it does not run. The evidence says `killed`.
         """
+        check_seconds("timeout", timeout)
         held = sandbox._held  # not under its lock: a second, shorter stop must get through
         if held.removed:
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,9 +216,11 @@ def declare(
     given = {key: _plain(value) for key, value in options.items() if value is not None}
     check_options(given)
     texts: dict[str, str] = {}
+    if not isinstance(secrets, Mapping | None):  # as in a profile, which only names them
+        raise UsageError("secrets must be a mapping from names to values", help='such as {"api_key": "the key itself"}')
     for key, value in (secrets or {}).items():
         if not isinstance(value, str):  # None, as of a variable that is not set, would be a file without it
-            raise UsageError(f"the secret {key} is no text", help="give its value as a str")
+            raise UsageError(f"the secret {key} is not a text", help="pass its value as a str")
     values = {f"{_SECRET}{number}": value for number, value in enumerate((secrets or {}).values())}
     if secrets:
         given["secrets"] = [*given.get("secrets", ()), *secrets]
@@ -229,6 +232,13 @@ def declare(
     inputs = Inputs(values=texts, environment=environment or {})
     profile = load_data(data, directory=directory, inputs=inputs, allow_outside=True)  # a program's own word, no file's
     return Declared(profile=profile, sandbox=profile.sandboxes[0], environment=values)
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise UsageError for what is not a number of seconds, such as a profile's `30m`. It would fail later, in a thread
+    where nobody sees it, and nothing would ever end what it was to end."""
+    if value is not None and not isinstance(value, Real):
+        raise UsageError(f"{name} must be a number of seconds, not {value!r}", help="such as 1800 for half an hour")
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from uuid import uuid4
 
 from sandboxrun.api.processes import PlainProcess, ProcessGuard
-from sandboxrun.api.settings import Settings, workspace_option
+from sandboxrun.api.settings import Settings, check_seconds, workspace_option
 from sandboxrun.data import Closing, Data
 from sandboxrun.errors import ExitCode, SandboxrunError, UsageError
 from sandboxrun.evidence.parts import PATCH, UNTRACKED
@@ -288,6 +288,7 @@ class AgentSession:
         """Wait at most `timeout` seconds for its end; whether it is reached. Never raises for how it ended."""
         from concurrent.futures import wait
 
+        check_seconds("timeout", timeout)
         return bool(wait([self._future], timeout=timeout).done)
 
     def result(self, timeout: float | None = None) -> AgentResult:
@@ -314,6 +315,7 @@ class AgentSession:
 
         Its evidence is kept as ever: `result` comes when that is done. No error when it has ended.
         """
+        check_seconds("grace", grace)
         with self._lock:
             if self.done:
                 return
@@ -461,6 +463,7 @@ class AgentSpawner(Closing):
         """
         if isinstance(command, str) or not command:
             raise UsageError("an agent's command is a list of words", help='such as ["node", "/agent/run.js"]')
+        check_seconds("timeout", timeout)
         if timeout is not None and timeout <= 0:
             raise UsageError(
                 f"timeout must be greater than 0, not {timeout:g}", help="pass seconds, or None for no timeout"

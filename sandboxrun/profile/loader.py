@@ -72,14 +72,19 @@ _STOP_AFTER = 10  # faulty instances of one for_each: more would say the same ag
 
 
 def load(
-    paths: Sequence[Path], *, inputs: Inputs | None = None, directory: Path | None = None, allow_outside: bool = False
+    paths: Sequence[Path | str] | Path | str,
+    *,
+    inputs: Inputs | None = None,
+    directory: Path | None = None,
+    allow_outside: bool = False,
 ) -> Profile:
-    """The profile in `paths`, later files merged over earlier ones.
+    """The profile in `paths`, one or several, later files merged over earlier ones.
 
     `directory` is the project's (where relative paths start); the first file's when left out. `allow_outside` lets
     binds, workspaces, secrets and configs name paths outside of that directory. Raises ProfileError with every fault.
     """
-    loader = _Loader(directory or paths[0].parent, inputs, allow_outside, tuple(paths))
+    files = tuple(Path(path) for path in ([paths] if isinstance(paths, Path | str) else paths))
+    loader = _Loader(directory or files[0].parent, inputs, allow_outside, files)
     with loader.bounded():
         return loader.rendered(loader.read_files())
 

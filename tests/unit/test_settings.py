@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from sandboxrun import Settings
+from sandboxrun import AgentSession, AgentSpawner, Sandbox, SandboxService, Settings
 from sandboxrun.api.settings import declare
 from sandboxrun.errors import UsageError
 from sandboxrun.spec.types import freeze
+
+NOBODY = cast(Any, None)  # whose argument is refused before anything of it is asked
 
 
 def test_nothing_set_is_the_default_sandbox_and_sandboxing_is_on() -> None:
@@ -182,8 +186,33 @@ def test_an_unknown_option_is_refused_by_name(tmp_path: Path) -> None:
         declare("p", tmp_path, "a", {"memory_limit": "1g"})
 
 
+@pytest.mark.parametrize("secrets", [["api_key"], ("api_key",), "api_key"])
+def test_secrets_that_have_no_values(tmp_path: Path, secrets: Any) -> None:
+    """A profile names them in a list."""
+    with pytest.raises(UsageError, match=r"^error: secrets must be a mapping from names to values\n  help: such as \{"):
+        declare("p", tmp_path, "a", {"command": ["true"]}, secrets=secrets)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda wrong: AgentSpawner.spawn(NOBODY, ["true"], workspace=".", timeout=wrong), "timeout"),
+        (lambda wrong: AgentSession.wait(NOBODY, wrong), "timeout"),
+        (lambda wrong: AgentSession.kill(NOBODY, wrong), "grace"),
+        (lambda wrong: Sandbox.exec(NOBODY, ["true"], timeout=wrong), "timeout"),
+        (lambda wrong: Sandbox.wait(NOBODY, wrong), "timeout"),
+        (lambda wrong: SandboxService.stop(NOBODY, NOBODY, wrong), "timeout"),
+    ],
+)
+@pytest.mark.parametrize("wrong", ["30m", timedelta(minutes=30)])
+def test_a_time_is_a_number_of_seconds(call: Callable[[Any], object], name: str, wrong: object) -> None:
+    """Some would fail in a thread only, where nobody sees that there is no timeout."""
+    with pytest.raises(UsageError, match=f"^error: {name} must be a number of seconds, not "):
+        call(wrong)
+
+
 @pytest.mark.parametrize("value", [None, b"x", 5])
 def test_a_secret_that_is_no_text(tmp_path: Path, value: Any) -> None:
     """None above all, as of a variable of the caller's that is not set; what it is stays out of the message."""
-    with pytest.raises(UsageError, match=r"^error: the secret api_key is no text\n  help: give its value as a str$"):
+    with pytest.raises(UsageError, match=r"^error: the secret api_key is not a text\n  help: pass its value as a str$"):
         declare("p", tmp_path, "a", {"command": ["true"]}, secrets={"api_key": value})

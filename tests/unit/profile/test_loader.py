@@ -204,6 +204,7 @@ def test_no_file_outside_of_the_project_is_read(text: str, tmp_path: Path, monke
     )
     if text == "sandbox.yaml":
         assert load([Path("sandbox.yaml")]).sandbox("other") is not None
+        assert load("sandbox.yaml") == load(["sandbox.yaml"]) == load(Path("sandbox.yaml"))
         return
     with pytest.raises(ProfileError, match="outside of the project"):
         load([Path("sandbox.yaml")])
