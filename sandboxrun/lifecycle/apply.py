@@ -57,6 +57,11 @@ if TYPE_CHECKING:
 # -- Runs a plan's steps, side by side where their needs allow; decides nothing
 
 
+_CLEARING = (
+    op.StopSandbox | op.CaptureEvidence | op.RemoveSandbox | op.KeepSandbox | op.RemoveLeftover | op.RemoveNetwork
+) | op.RemoveVolume
+
+
 class Failure(Data):
     """A step that failed."""
 
@@ -77,6 +82,18 @@ class Applied(Data):
         """Whether all that failed is what sandboxes depend on: no fault of the apply's own."""
         return bool(self.failures) and all(isinstance(f.error, DependencyFailed) for f in self.failures)
 
+    @property
+    def clearing(self) -> tuple[Failure, ...]:
+        """What could not be cleared away of earlier runs."""
+        return tuple(f for f in self.failures if _is_clearing(f.step) and not isinstance(f.error, DependencyFailed))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether nothing else failed than that, and what sandboxes depend on: those that were started are none the
+        worse for it."""
+        others = [f for f in self.failures if not isinstance(f.error, DependencyFailed)]
+        return bool(self.failures) and len(self.clearing) == len(others)
+
     def check(self) -> None:
         """Raise ApplyError, naming every failure, unless all steps were done."""
         if self.failures:
@@ -94,6 +111,11 @@ class Applied(Data):
                 f"stopped before it was finished: {len(self.skipped)} steps were skipped",
                 help="run apply again: it goes on where this one ended",
             )
+
+
+def _is_clearing(step: op.Operation) -> bool:
+    """Whether it takes away what is not wanted any more; a stop of what is replaced takes the new one with it."""
+    return isinstance(step, _CLEARING) and not (isinstance(step, op.StopSandbox) and step.replaced)
 
 
 def execute(steps: Sequence[op.Operation], session: Session, *, parallelism: int) -> Applied:
@@ -235,15 +257,16 @@ class _Run:
         )
 
 
-# -- Sandboxes that were not started because what they depend on failed
+# -- Sandboxes that were not started because what they depend on failed, or what was there before them stayed
 
 
 def not_started(profile: Profile, applied: Applied) -> Mapping[str, str]:
-    """Address → why, as in `not started: prepare exited with 1`; empty unless failed dependencies were all that failed.
+    """Address → why, as in `not started: prepare exited with 1`; empty unless dependencies, and the clearing away of
+    earlier runs, were all that failed.
 
     Who depends on one that was not started was not started either.
     """
-    if not applied.dependencies_failed:
+    if not applied.goes_on:
         return {}
     reasons: dict[str, list[str]] = {}
     for failure in applied.failures:
@@ -251,6 +274,8 @@ def not_started(profile: Profile, applied: Applied) -> Mapping[str, str]:
             reasons.setdefault(failure.error.address, []).append(f"{failure.error.dependency} {failure.error.ending}")
     for sandbox in (s for level in levels(profile.sandboxes) for s in profile.sandboxes if s.address in level):
         needless = [f"{other} was not started" for other in sandbox.depends_on if other in reasons]
+        if not needless and applied.clearing and sandbox.address not in reasons:
+            needless = ["its earlier run could not be cleared away"]
         if needless and sandbox.address in applied.left_out:
             reasons.setdefault(sandbox.address, needless)
     return {address: f"not started: {'; '.join(why)}" for address, why in reasons.items()}
@@ -346,8 +371,8 @@ def apply(
 
     With `proof` what is to be made is verified first, and each sandbox once it runs. A caller that waits for the
     sandboxes' ends gives the stack that is `holding` the project's lock from then on; it gets no error for those not
-    started because what they depend on failed: the outcome says it. `events` is one that the caller follows already;
-    `prepare` gets the session before the first step.
+    started because what they depend on failed, nor for earlier runs that could not be cleared away: the outcome says
+    it. `events` is one that the caller follows already; `prepare` gets the session before the first step.
 
     Raises PlanError when the saved plan is stale, ApplyError when a step failed or the result is not as declared.
     """
@@ -383,7 +408,7 @@ def apply(
                 proof.prepare(session)
 
         outcome = carry_out(made, snapshot, engine, profile, store, settings, guard, events=events, prepare=prepared)
-        if not (waiting and outcome.applied.dependencies_failed):
+        if not (waiting and outcome.applied.goes_on and not made.destroy and not settings.stop.is_set()):
             outcome.applied.check()
         if not made.empty and not made.refresh_only and not made.destroy:
             targets = options.targets if options is not None else ()

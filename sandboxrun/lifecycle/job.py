@@ -24,6 +24,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, ExitCode, SandboxrunError, redact
 from sandboxrun.evidence.store import RunResult
 from sandboxrun.lifecycle.apply import (
+    Applied,
     ApplySettings,
     Confirm,
     Outcome,
@@ -308,17 +309,20 @@ class Waited(Data):
 
     `results` are in the file's order, those that were not started because what they depend on failed among them;
     `earlier` are those that ran in an earlier run, None where that is not known; `codes` the exit codes of all that
-    came to run, in the file's order.
+    came to run, in the file's order; `failed` what could not be cleared away of earlier runs.
     """
 
     outcome: Outcome
     results: tuple[RunResult, ...] = ()
     earlier: Mapping[str, Completed | None] = field(default_factory=dict)  # by address
     codes: tuple[int | None, ...] = ()
+    failed: ApplyError | None = None
 
     @property
     def exit_code(self) -> int:
-        """The first code that is not 0, in the file's order, of those that came to run."""
+        """The first code that is not 0, in the file's order, of those that came to run; 125 where sandboxrun failed."""
+        if self.failed is not None:
+            return ExitCode.NOT_RUN
         return first_failure(self.codes, blocked=any(r.blocked for r in self.results))
 
 
@@ -336,8 +340,9 @@ def apply_and_wait(
 ) -> Waited:
     """Apply, wait for every sandbox to end, keep the evidence and tear down. `patience` in seconds.
 
-    What a failed dependency kept from starting is no error here: the others are waited for, and the results say it.
-    Raises what apply raises, and WaitTimeout.
+    What a failed dependency kept from starting is no error here: the others are waited for, and the results say it. So
+    it is where earlier runs could not be cleared away: what `failed` is returned. Raises what apply raises, and
+    WaitTimeout.
     """
     settings = settings or ApplySettings()
     targets = (expected.options if expected is not None else options or Options()).targets
@@ -374,7 +379,7 @@ def apply_and_wait(
             needed = with_dependencies(profile, chosen)
             if blocked:  # what they depend on is reported too, for its code is the result
                 chosen = needed
-            _join_those_that_stay(job, outcome, needed)
+            _join_those_that_stay(job, outcome, [s for s in needed if s.address not in blocked])
             awaited = {sandbox.address for sandbox in chosen}
             keeps = (
                 bool(outcome.session.made) and not targets
@@ -385,9 +390,23 @@ def apply_and_wait(
                 at_once = job.wait(awaited, patience, settings.stop, late=late) and keeps
         finally:
             job.close()
-        guard = outcome.session.guard
-        job.collect(needed, own=False, whole=not targets, making=(lambda: nullcontext(guard)) if at_once else None)
-        return _waited(job, outcome, chosen, blocked)
+        guard, failed = outcome.session.guard, _failed_clearing(outcome.applied)
+        try:
+            job.collect(needed, own=False, whole=not targets, making=(lambda: nullcontext(guard)) if at_once else None)
+        except ApplyError as error:
+            if failed is None:
+                raise
+            failed = ApplyError(*dict.fromkeys((*failed.diagnostics, *error.diagnostics)))
+        return structs.replace(_waited(job, outcome, chosen, blocked), failed=failed)
+
+
+def _failed_clearing(applied: Applied) -> ApplyError | None:
+    """What could not be cleared away, as the error that an apply which does not wait ends with."""
+    try:
+        structs.replace(applied, failures=applied.clearing, skipped=()).check()
+    except ApplyError as error:
+        return error
+    return None
 
 
 @contextmanager

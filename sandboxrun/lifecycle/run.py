@@ -121,7 +121,7 @@ class Runner:
         self._deliver()
         blocked = not_started(profile, applied)
         results = tuple(self._result(s.address, blocked.get(s.address, "")) for s in profile.sandboxes)
-        if not blocked:
+        if not applied.dependencies_failed:
             _check(applied, results)
         if faults := tuple(self._faults()):
             raise RunFailed(results, *faults, code=code_of(results))

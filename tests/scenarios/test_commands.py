@@ -8,12 +8,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandboxrun import __version__
-from sandboxrun.backend.fake import World
+from sandboxrun.backend.fake import Fake, World
 from sandboxrun.cli.main import main
+from sandboxrun.errors import ApplyError
 from sandboxrun.evidence import retention
 from sandboxrun.lifecycle.job import Job
 from sandboxrun.spec import labels
@@ -82,6 +84,24 @@ def test_apply_with_wait_runs_it_once(say: Say, world: World) -> None:
     assert say("plan", "--detailed-exitcode")[0] == 0
     assert say("apply", "-y", "--wait")[0] == 3  # by the record
     assert len(world.removed) == 1
+
+
+def test_apply_with_wait_tells_how_it_ended_and_what_could_not_be_cleared_away(
+    in_process: Callable[..., Ran], world: World, here: Path
+) -> None:
+    (here / "sandbox.yaml").write_text(PROFILE.replace("agent:", "old:"))
+    assert in_process("apply", "-y").code == 0
+    (here / "sandbox.yaml").write_text(PROFILE)
+
+    def fail(fake: Fake, step: Any) -> None:
+        if step.id == "remove old":
+            raise ApplyError("it went wrong")
+
+    world.before = fail
+    ran = in_process("apply", "-y", "--wait")
+    assert ran.code == 125 and ran.err.endswith("error: old: it went wrong\n")
+    assert "\nagent: failed with exit 3" in ran.out
+    assert [box.labels["sandboxrun.sandbox"] for box in world.boxes.values()] == ["old"]
 
 
 def test_an_end_is_told_with_the_limit_it_had(say: Say, tmp_path: Path) -> None:

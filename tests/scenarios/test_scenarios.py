@@ -112,6 +112,55 @@ def test_a_step_that_fails_leaves_nothing_half_made_and_the_next_apply_converges
     assert (world.boxes, world.networks, world.volumes) == ({}, {}, {})
 
 
+CLEARED: dict[str, dict[str, dict[str, Any]]] = {
+    "not declared": {"old": {"command": ["false"]}},
+    "beside": {"agent": {"mem_limit": "32m"}},  # it runs until the new one does
+}
+
+
+@pytest.mark.parametrize("step", ["evidence", "remove"])
+@pytest.mark.parametrize("how", CLEARED)
+def test_who_waits_waits_for_what_was_started_though_an_earlier_run_stays(tmp_path: Path, how: str, step: str) -> None:
+    world, command = new_world(), ["sh", "-c", "sleep 0.3; exit 5"]
+    job_on(world, tmp_path, CLEARED[how]).apply()
+
+    def fail(job: Fake, one: Any) -> None:
+        if one.id.startswith(f"{step} ") and one.container == box:
+            raise ApplyError("it went wrong")
+
+    world.before, (box,) = fail, [*world.boxes]
+    job = job_on(world, tmp_path, {"agent": {"command": command}, "other": {"command": ["true"]}})
+    waited = apply_and_wait(job.backend, job.profile, job.store)
+    assert [(result.address, result.exit_code) for result in waited.results] == [("agent", 5), ("other", 0)]
+    assert waited.exit_code == 125 and "it went wrong" in str(waited.failed)
+    assert [*world.boxes] == [box]
+    world.before = lambda job, step: None
+    again = apply_and_wait(job.backend, job.profile, job.store)
+    assert (again.exit_code, again.failed, world.boxes) == (5, None, {})
+
+
+def test_what_an_earlier_run_is_in_the_way_of_was_not_started(tmp_path: Path) -> None:
+    world, command = new_world(), ["sh", "-c", "exit 4"]
+    job = job_on(world, tmp_path, {"agent": {"command": ["false"]}})
+    job.apply()
+    (box,) = world.boxes
+
+    def fail(job: Fake, one: Any) -> None:
+        if one.id == "remove agent":
+            raise ApplyError("it went wrong")
+
+    world.before = fail
+    needs = {"command": ["true"], "depends_on": ["agent"]}
+    job = job_on(world, tmp_path, {"agent": {"command": ["true"]}, "needs": needs, "other": {"command": command}})
+    waited = apply_and_wait(job.backend, job.profile, job.store)
+    assert [(result.address, result.blocked, result.note) for result in waited.results] == [
+        ("agent", True, "not started: its earlier run could not be cleared away"),
+        ("needs", True, "not started: agent was not started"),
+        ("other", False, ""),
+    ]
+    assert (waited.exit_code, waited.codes, [*world.boxes]) == (125, (4,), [box])
+
+
 @pytest.mark.parametrize(("nth", "when"), list(itertools.product(range(COUNT), ["before", "after"])))
 @pytest.mark.parametrize("then", ["apply", "destroy"])
 def test_a_kill_at_any_step_is_repaired_by_the_next_command(tmp_path: Path, nth: int, when: str, then: str) -> None:

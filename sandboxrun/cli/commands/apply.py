@@ -94,6 +94,8 @@ def apply(given: opt.Given, planfile: Path | None, verifying: bool, wait: bool, 
                     options=chosen, settings=settings, expected=saved, confirm=asking, proof=proof,
                 )  # fmt: skip
                 telling.waited(waited)
+                if waited.failed is not None:
+                    raise waited.failed
                 code = waited.exit_code
             else:
                 outcome = converge.apply(
