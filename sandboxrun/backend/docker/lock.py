@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sandboxrun.backend.docker.calls import Json, uptime
@@ -25,7 +25,6 @@ from sandboxrun.backend.errors import EngineError, LockHeld, LockLost
 from sandboxrun.backend.owner import Owner, clock_mark, clock_set_since, decode, this_process
 from sandboxrun.data import Data
 from sandboxrun.spec.labels import PROJECT, read, text_of
-from sandboxrun.spec.state import parse_time
 from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
@@ -72,9 +71,11 @@ def claim_of(volume: Json) -> Claim:
         lease = min(max(int(labels.get(_LEASE, "")), 0), 3600)
     except ValueError:
         lease = LEASE
-    since = parse_time(volume.get("CreatedAt"))
-    if since is None:
-        raise EngineError("reading a lock", f"the engine does not tell when it made the volume {volume['Name']}")
+    try:  # the engine's zero time is that of one that it is just removing
+        since = datetime.fromisoformat(str(volume.get("CreatedAt"))).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        cause = f"the engine does not tell when it made the volume {volume['Name']}"
+        raise EngineError("reading a lock", cause) from error
     return Claim(
         volume=str(volume["Name"]),
         token=str(labels.get(_TOKEN, volume["Name"])),

@@ -7,6 +7,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -104,6 +105,13 @@ def refused_or_read(answer: Any, shape: calls.Shape, read: Callable[[Any], objec
             read(answer)
         except SandboxrunError as error:
             assert str(error)  # by name: nothing else may come out of it
+
+
+def test_a_lock_that_the_engine_is_just_removing_is_old() -> None:
+    claim = claim_of({**VOLUME, "CreatedAt": "0001-01-01T00:00:00Z"})
+    assert claim.is_dead(lambda: datetime(2026, 1, 1, tzinfo=UTC))
+    with pytest.raises(EngineError, match="reading a lock: the engine does not tell when it made the volume v"):
+        claim_of({**VOLUME, "CreatedAt": ""})
 
 
 @pytest.mark.parametrize("what", ANSWERS)
