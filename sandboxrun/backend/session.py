@@ -344,7 +344,10 @@ def _holds(step: op.AwaitSandbox, state: State) -> bool:
                 help="give it a healthcheck:, or use condition: service_started",
             )
         case "service_healthy", Running(health="unhealthy"):
-            raise ApplyError(f"{step.address} needs {step.dependency}, which is unhealthy")
+            raise ApplyError(
+                f"{step.address} needs {step.dependency}, which is unhealthy",
+                help=f"check its healthcheck: and its output (`sandboxrun logs {step.dependency}`)",
+            )
         case "service_completed_successfully", Ended(succeeded=True):
             return True
         case _, Ended() as ended:

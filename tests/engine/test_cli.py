@@ -361,6 +361,18 @@ def test_exec(profile: Path, cli: Cli, lint: str) -> None:
     )
 
 
+def test_an_exec_that_is_interrupted_says_what_runs_on(profile: Path, cli: Cli, lint: str) -> None:
+    process = cli.start("exec", "agent", "--", "sh", "-c", "echo up; exec sleep 20")
+    wait_for(process, "up\n")
+    process.send_signal(signal.SIGINT)
+    ran = cli.finish(process)
+    assert (ran.code, ran.err) == (
+        130,
+        f"warning: the command may still run in {lint}\n"
+        "  help: with -it, Ctrl-C ends the command itself\ninterrupted\n",
+    )
+
+
 def test_exec_wants_one_sandbox(profile: Path, cli: Cli, lint: str) -> None:
     assert cli("apply", "-y", "-q", "--target", "agent").code == 0
     several = cli("exec", "agent", "--", "ls")

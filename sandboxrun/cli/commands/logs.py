@@ -215,9 +215,13 @@ def exec_(
             if interactive:
                 send_input(started)
             lines = Lines([sandbox.address], raw=raw)
-            for stream, data in started:
-                lines(sandbox.address, stream, data)
-                lines.check()
+            try:
+                for stream, data in started:
+                    lines(sandbox.address, stream, data)
+                    lines.check()
+            except KeyboardInterrupt:  # an engine passes no signal on to a command
+                warn(f"the command may still run in {sandbox.address}", "with -it, Ctrl-C ends the command itself")
+                raise
             lines.finish()
             lines.check()
             return started.exit_code()
