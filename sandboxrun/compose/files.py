@@ -464,7 +464,9 @@ _PATHS = {
     ("services", "env_file"), ("services", "env_file", "path"), ("services", "label_file"), ("services", "build"),
     ("services", "build", "context"), ("services", "develop", "watch", "path"), ("secrets", "*", "file"),
     ("configs", "*", "file"), ("volumes", "*", "driver_opts", "device"), ("services", "volumes", "bind"),
+    ("services", "build", "additional_contexts", "*"),
 }  # fmt: skip
+_CONTEXTS = ("services", "build", "additional_contexts")
 _MOUNTS = {("services", "volumes"), ("services", "volumes", "source")}
 
 
@@ -484,7 +486,7 @@ def _moved(path: tuple[str, ...], node: Node, way: str) -> Node:
         case ListNode():
             return msgspec.structs.replace(node, items=tuple(_moved(path, item, way) for item in node.items))
         case MapNode():
-            names = len(path) == 1 and path != ("services",)  # which stand below the top's own keys
+            names = (len(path) == 1 and path != ("services",)) or path == _CONTEXTS  # and no keys stand below these
             bound = path == ("services", "volumes") and any(one.value == "bind" for one in _strings(node.get("type")))
             steps = (
                 "*" if names else "bind" if bound and key.value == "source" else key.value for key, _ in node.entries

@@ -28,6 +28,7 @@ from sandboxrun.audit.subject import (
 )
 from sandboxrun.compose.files import (
     CALLERS,
+    REMOTE,
     MissingFile,
     Services,
     as_map,
@@ -277,8 +278,8 @@ class _Service:
             entrypoint=_words(self.get("entrypoint")),
             labels=freeze({name: value or "" for name, value in self.pairs("labels")}),
             notes=tuple(self.notes()),
-            secrets=tuple(self.given("secrets")),
-            configs=tuple(self.given("configs")),
+            secrets=tuple(self.given("secrets", self.get("secrets"))),
+            configs=tuple(self.given("configs", self.get("configs"))),
             working_dir=_text(self.get("working_dir")),
             runtime=_text(self.get("runtime")),
             build=self.build(),
@@ -347,8 +348,10 @@ class _Service:
                 mounts.append(made)
             else:
                 scratch.append(made)
-        for key in ("secrets", "configs"):  # which Compose mounts from the host
-            for file in self.given(key):
+        build = as_map(self.get("build")).get("secrets")
+        given = (("secrets", self.get("secrets")), ("configs", self.get("configs")), ("secrets", build))
+        for key, node in given:  # which Compose mounts from the host, also while it builds
+            for file in self.given(key, node):
                 if file.origin == "file" and not self.is_inside(led := self.led(file.source)):
                     mounts.append(
                         Mounted(kind="bind", source=led, target=file.name, written=file.source, read_only=True,
@@ -544,9 +547,9 @@ class _Service:
             path = item.get("path") if isinstance(item, MapNode) else item
             yield self.at("env_file", _text(path), item)
 
-    def given(self, key: str) -> Iterator[GivenFile]:
+    def given(self, key: str, node: Node | None) -> Iterator[GivenFile]:
         top = as_map(self.loaded.top.get(key))
-        for item in _items(self.get(key)):
+        for item in _items(node):
             source = _text(item.get("source") if isinstance(item, MapNode) else item)
             mode = _mode(item.get("mode") if isinstance(item, MapNode) else None)
             declared = as_map(top.get(source))
@@ -568,7 +571,7 @@ class _Service:
         if node is None:
             return None
         if isinstance(node, Scalar):
-            return Building(context=_text(node))
+            return Building(context=self.context(node))
         body = as_map(node)
         for key, value in body.entries:
             self.at("build", str(key.value), key if key.span is not None else value)
@@ -577,14 +580,21 @@ class _Service:
             args[self.at("build", str(name.value), name if name.span is not None else value)] = _text(value)
         others = as_map(by_name(body.get("additional_contexts")))
         return Building(
-            context=_text(body.get("context")) or ".",
-            contexts=tuple(_text(value) for _, value in others.entries),
+            context=self.context(body.get("context")) or ".",
+            contexts=tuple(self.context(value) for _, value in others.entries),
             args=freeze(args),
             network=_text(body.get("network")),
             ssh=body.get("ssh") is not None,
             entitlements=tuple(map(_text, _items(body.get("entitlements")))),
             privileged=_flag(body.get("privileged")),
         )
+
+    def context(self, node: Node | None) -> str:
+        """A build's context as it is written; one that lies outside of the repository, where that is."""
+        text = _text(node)
+        if not text or text.startswith(("/", "~", "$")) or REMOTE.search(text):
+            return text
+        return self.loaded.leads(posixpath.join(self.loaded.directory, text)) or text
 
     def hooks(self) -> Iterator[Hook]:
         for key in ("post_start", "pre_stop"):

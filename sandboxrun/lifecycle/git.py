@@ -150,11 +150,12 @@ class Repository:
             at = end + 1 + size + 1
 
     def export(self, commit: str, into: Path) -> None:
-        """Write the files of a revision that profiles are made of into a directory: regular files, no links."""
+        """Write the files of a revision that profiles are made of into a directory: regular files, no links. It counts
+        as a repository's root, as theirs does: what is above a file is looked for up to there."""
         wanted = [(path, object_id) for path, object_id in self.files(commit) if _WANTED.search(path)]
         if len(wanted) > MOST_FILES:
             raise GitError(f"the revision has more than {MOST_FILES} files to review")
-        into.mkdir(parents=True, exist_ok=True)
+        (into / ".git").mkdir(parents=True, exist_ok=True)
         for (path, _), content in zip(wanted, self.blobs([one for _, one in wanted]), strict=True):
             place = into / path
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -441,6 +441,20 @@ def test_links_of_the_repository_are_followed(tmp_path: Path) -> None:
     assert found(tmp_path, closed("volumes: ['./in/data:/s']")) == []
 
 
+def test_a_build_is_given_what_lies_in_the_repository_only(tmp_path: Path) -> None:
+    """Where a Dockerfile of the repository takes it from: a context, and files that it is given as secrets."""
+    (tmp_path / "repository/.git").mkdir(parents=True)
+    (inner := tmp_path / "repository/sub").mkdir()
+    (inner / "out").symlink_to("/etc")
+    for context in ("../..", "out", "./out/ssh"):
+        for build in (context, f"{{context: '{context}'}}", f"{{additional_contexts: {{a: '{context}'}}}}"):
+            assert found(inner, closed(f"build: {build}")) == ["SBX616"], build
+    for context in ("..", ".", "../app", "https://example.com/app.git"):
+        assert "SBX616" not in found(inner, closed(f"build: {context}"))
+    assert found(inner, closed("build: {context: ., secrets: [hosts]}")) == ["SBX206"]
+    assert found(inner, closed("build: {context: ., secrets: [{source: key, target: k}]}")) == []
+
+
 def test_what_a_service_takes_over_of_another_is_judged_with_it(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("services: {base: {image: x, volumes_from: ['container:other']}}\n")
     assert "SBX127" in found(tmp_path, closed("extends: {file: base.yaml, service: base}"))

@@ -332,6 +332,19 @@ def test_nothing_changed(say: Say, repository: Path) -> None:
     assert said.out.startswith("Privileges: unchanged, in 1 sandbox.\n")
 
 
+def test_a_file_of_a_revision_takes_from_above_its_own_directory(say: Say, repository: Path) -> None:
+    (repository / "sub").mkdir()
+    (repository / "common.yaml").write_text("services: {b: {image: x}}\n")
+    (repository / "sub/compose.yaml").write_text(
+        "services:\n  a: {extends: {file: ../common.yaml, service: b}, build: {context: ..}, volumes: ['../data:/d']}\n"
+    )
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "y")
+    assert say("diff", "HEAD:sub/compose.yaml", "sub/compose.yaml").out == "Privileges: unchanged, in 1 sandbox.\n"
+    said = say("audit", "--base", "HEAD", "--fail-on", "never", "--fail-on-widening", "sub")
+    assert (said.code, said.out.partition("\n")[0]) == (0, "Privileges: unchanged, in 1 sandbox.")
+
+
 def test_a_base_that_widens_is_reported_where_it_is(say: Say, repository: Path, profile: Path) -> None:
     (repository / "base.yaml").write_text("sandboxes: {b: {image: 'busybox:1', egress: none}}\n")
     profile.write_text("sandboxes: {a: {extends: {file: base.yaml, sandbox: b}}}\n")
