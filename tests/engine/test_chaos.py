@@ -12,6 +12,9 @@ from typing import Any
 import docker
 import pytest
 
+from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.errors import EngineUnreachable
+from sandboxrun.errors import ApplyError
 from sandboxrun.evidence.checking import verify_chain
 from tests.conftest import until
 from tests.engine.chaos import FIRST, RUNNING, SECOND, Project, calls_of, killed_at
@@ -107,6 +110,54 @@ def test_a_kill_after_any_engine_call_of_destroy_converges(
             return
         _forget(chaos)
     pytest.fail("a destroy makes more calls than were tried")
+
+
+WHOLE = """
+name: {project}
+sandboxes:
+  full:
+    image: {image}
+    command: [sleep, "300"]
+    workspace: {{source: src, size: 8m}}
+    secrets: [token]
+    volumes: ["data:/data"]
+secrets:
+  token: {{environment: TOKEN}}
+volumes:
+  data: {{}}
+"""
+
+
+def test_what_was_made_and_whose_answer_was_lost_is_removed_again(
+    chaos: Project, engine_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sandboxes, keepers, gateways, upload containers, networks and volumes: each is known by its name and labels."""
+    chaos.write(WHOLE)
+    real, made, lost = Engine.request, list[str](), 0
+
+    def request(self: Engine, method: str, path: str, operation: str, **more: Any) -> Any:
+        answer = real(self, method, path, operation, **more)
+        if method == "POST" and path.endswith("/create") and "sandboxrun-" not in operation:
+            made.append(operation)
+            if len(made) == lost:
+                answer.read()
+                raise EngineUnreachable(operation, "the connection was lost", maybe_done=True)
+        return answer
+
+    monkeypatch.setattr(Engine, "request", request)
+    while True:
+        lost += 1
+        made.clear()
+        try:
+            chaos.apply(parallelism=1)
+        except ApplyError as error:
+            assert "the connection was lost" in str(error)
+            _assert_nothing_left(chaos, engine_client)
+        else:
+            break
+    kinds = {name.rpartition(".")[2] for name in made}
+    assert {"keeper", "gateway", "courier-workspace", "courier-volume-data", "net", "workspace", "secrets"} <= kinds
+    assert lost == len(made) + 1 > 10 and chaos.plan().empty
 
 
 def _apply_quietly(chaos: Project, gate: object) -> None:

@@ -13,7 +13,7 @@ from time import monotonic, sleep
 from typing import Any, BinaryIO
 
 from sandboxrun.backend.docker import codec, facts
-from sandboxrun.backend.docker.making import files_tar
+from sandboxrun.backend.docker.making import create_container, create_network, files_tar
 from sandboxrun.backend.docker.observe import begin_rules, is_own
 from sandboxrun.backend.errors import EngineError, EngineUnreachable, NameConflict, NotFound
 from sandboxrun.backend.session import Session
@@ -88,10 +88,10 @@ def _first_free(sandbox: DeclaredSandbox, taken: Iterable[Any], session: Session
     for tries, subnet in enumerate(candidates(sandbox.name, taken)):
         payload = codec.private_network_payload(sandbox, project, run, subnet)
         try:
-            return session.engine.create_network(payload), subnet
+            return create_network(session.engine, payload), subnet
         except NameConflict:
             _remove_left(payload["Name"], session)
-            return session.engine.create_network(payload), subnet
+            return create_network(session.engine, payload), subnet
         except EngineError as error:
             if tries >= MOST_TRIES or not any(mark in error.cause.lower() for mark in _OVERLAPS):
                 raise
@@ -117,7 +117,7 @@ def create_gateway(step: op.CreateGateway, session: Session) -> str:
     own_addresses = session.own_addresses.get(step.address) or _addresses_of(network, session)
     run = step.run or session.run_of(step.address)
     payload = codec.gateway_payload(sandbox, session.profile.names, run, own_addresses, step.image)
-    made = session.engine.create_container(companion(sandbox.name, GATEWAY), payload)
+    made = create_container(session.engine, companion(sandbox.name, GATEWAY), payload)
     session.companions[step.address][GATEWAY] = made.id
     if made.warnings:
         raise ApplyError(*(f"the gateway of {step.address}: the engine warned: {text}" for text in made.warnings))

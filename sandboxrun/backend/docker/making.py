@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import json
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from time import monotonic
+from time import monotonic, sleep
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,7 +25,7 @@ from sandboxrun.backend.docker.fields import FIELDS, INIT_PROGRAM, NOT_STARTED, 
 from sandboxrun.backend.docker.leftovers import held
 from sandboxrun.backend.docker.observe import UPLOAD, is_own
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
-from sandboxrun.backend.session import Made, Session, StepProgress, check_places, note_revision
+from sandboxrun.backend.session import ITS_RUN, Made, Session, StepProgress, check_places, note_revision
 from sandboxrun.errors import ApplyError, Diagnostic
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import mismatches, short
@@ -40,7 +41,7 @@ from sandboxrun.spec.state import ImageConfig, without_inherited
 from sandboxrun.spec.types import format_size
 
 if TYPE_CHECKING:
-    from sandboxrun.backend.docker.client import Engine
+    from sandboxrun.backend.docker.client import CreatedContainer, Engine
 
 # -- The tars that upload containers carry: secrets, configs, and a directory's owner
 
@@ -64,6 +65,52 @@ def files_tar(contents: Mapping[FileRef, bytes], uid: int, gid: int, *, director
             tar.addfile(info, io.BytesIO(content))
     buffer.seek(0)
     return buffer
+
+
+# -- Makes what has a name. Where the engine's answer is lost, it may have been made all the same: then it is looked for
+# by its name, and removed again, so that what failed leaves nothing
+
+_AGAIN = 0.25  # seconds between looks
+
+
+def create_container(
+    engine: Engine, name: str, payload: Mapping[str, Any], *, platform: str | None = None
+) -> CreatedContainer:
+    """Make a container. Raises what `Engine.create_container` does."""
+
+    def found() -> Mapping[str, Any] | None:
+        return next(iter(engine.containers(names=(name,))), None)
+
+    with _taken_back(found, payload, lambda one: engine.remove_container(str(one["Id"]), volumes=True)):
+        return engine.create_container(name, payload, platform=platform)
+
+
+def create_network(engine: Engine, payload: Mapping[str, Any]) -> str:
+    """Make a network; its id. Raises what `Engine.create_network` does."""
+    found = partial(engine.network, str(payload["Name"]))
+    with _taken_back(found, payload, lambda one: engine.remove_network(str(one["Id"]))):
+        return engine.create_network(payload)
+
+
+@contextmanager
+def _taken_back(
+    found: Callable[[], Mapping[str, Any] | None],
+    payload: Mapping[str, Any],
+    remove: Callable[[Mapping[str, Any]], object],
+) -> Iterator[None]:
+    """While it is made. What has its name and not its labels is another one, and stays."""
+    try:
+        yield
+    except (EngineUnreachable, EngineTimeout) as error:
+        until = monotonic() + (ITS_RUN if getattr(error, "maybe_done", True) else 0.0)
+        with suppress(EngineError):  # the next command finds it
+            while monotonic() < until:
+                if (one := found()) is not None:
+                    if payload["Labels"].items() <= labels.read(one.get("Labels")).items():
+                        remove(one)
+                    break
+                sleep(_AGAIN)
+        raise
 
 
 # -- Looks up users and groups by name in a container's own /etc/passwd and /etc/group
@@ -188,7 +235,7 @@ def start_keeper(step: op.StartKeeper, session: Session) -> str:
     places = {part: held_at(part) for part in step.parts}
     run = session.run_of(step.address)
     payload = keeper_payload(step.sandbox, session.profile.project, run, places, step.image)
-    made = session.engine.create_container(companion(step.sandbox.name, KEEPER), payload)
+    made = create_container(session.engine, companion(step.sandbox.name, KEEPER), payload)
     session.companions[step.address][KEEPER] = made.id
     lost = [*made.warnings, *not_taken(payload, session.engine.inspect_container(made.id))]
     if lost:
@@ -235,7 +282,10 @@ def pull_image(step: op.PullImage, session: Session) -> str:
 
 def create_volume(step: op.CreateVolume, session: Session) -> None:
     """Make a volume of the profile's."""
-    made = session.engine.create_volume(volume_payload(step.key, step.spec, session.profile.names, session.home))
+    payload = volume_payload(step.key, step.spec, session.profile.names, session.home)
+    found = partial(session.engine.volume, payload["Name"])
+    with _taken_back(found, payload, lambda one: session.engine.remove_volume(str(one["Name"]))):
+        made = session.engine.create_volume(payload)
     if not is_own(made, labels.VOLUME, session.profile.project):
         raise ApplyError(f"the volume {made.get('Name')} exists and is not this project's", help="rename it")
     session.volumes_made.add(str(made["Name"]))
@@ -283,7 +333,7 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     )
     check_places(sandbox, session.places)
     with held(sandbox, session.store, session.engine):
-        created = session.engine.create_container(sandbox.name, payload, platform=sandbox.spec.platform)
+        created = create_container(session.engine, sandbox.name, payload, platform=sandbox.spec.platform)
     session.made[sandbox.address] = made = Made(id=created.id, run=session.run_of(sandbox.address))
     note_revision(sandbox, made.run, session)
     refuse_warnings(sandbox, created.warnings)
@@ -362,7 +412,8 @@ def upload_container(
     The engine takes no upload through a read-only mount, and none into the directory above a mount when the
     root is read-only; only from there can a volume's own root be given to the sandbox's user.
     """
-    made = session.engine.create_container(
+    made = create_container(
+        session.engine,
         f"{sandbox.name}.courier-{part}",
         {
             "Image": sandbox.spec.image,

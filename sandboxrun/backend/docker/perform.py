@@ -51,7 +51,7 @@ _SIDE_BY_SIDE = 4  # removals of one sandbox's own
 def create_network(step: op.CreateNetwork, session: Session) -> None:
     """Make a network, and read back what isolates its sandboxes."""
     payload = network_payload(step.key, step.spec, session.profile.names)
-    network = session.engine.create_network(payload)
+    network = make.create_network(session.engine, payload)
     session.networks_made[payload["Name"]] = network
     live = decode_network(session.engine.network(network) or {})
     lost = {k: v for k, v in step.spec.driver_opts.items() if live.driver_opts.get(k) != v}
@@ -245,7 +245,7 @@ def _reconnect(step: op.DisconnectNetwork, session: Session) -> None:
     attachment = _attachment(session, step.container, step.network) or Attachment()
     if session.engine.network(step.network) is None:
         was = next(network for network in session.snapshot.networks if network.name == step.network)
-        session.engine.create_network(network_payload(was.key, was.spec, session.profile.names))
+        make.create_network(session.engine, network_payload(was.key, was.spec, session.profile.names))
     session.engine.connect_network(step.network, step.container, endpoint(attachment))
 
 
