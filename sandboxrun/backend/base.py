@@ -364,8 +364,9 @@ class Backend(Protocol):
     def stop(self, id: str, *, timeout: int) -> bool:
         """Ask it to end, and kill it after `timeout` seconds. False when it did not run."""
 
-    def logs(self, id: str, *, tty: bool | None = None, tail: int | None = None) -> Output:
-        """What it has written; with `tail` only so many lines at the end."""
+    def logs(self, id: str, *, follow: bool = False, tty: bool | None = None, tail: int | None = None) -> Output:
+        """What it has written, with `follow` also what it goes on to write; with `tail` only so many lines at the
+        end."""
 
     def changes(self, id: str) -> Changes:
         """What it changed in its file system."""

@@ -377,10 +377,11 @@ class Fake:
     def attach_terminal(self, id: str) -> Any:
         raise EngineError(f"attaching to container {id[:12]}", "it has no terminal", status=400)
 
-    def logs(self, id: str, *, tty: bool | None = None, tail: int | None = None) -> fake_process.BoxOutput:
-        return fake_process.BoxOutput(
-            self._box(id, f"reading the logs of container {id[:12]}"), -(tail or 0), follow=False
-        )
+    def logs(
+        self, id: str, *, follow: bool = False, tty: bool | None = None, tail: int | None = None
+    ) -> fake_process.BoxOutput:
+        box = self._box(id, f"reading the logs of container {id[:12]}")
+        return fake_process.BoxOutput(box, -(tail or 0), follow=follow)
 
     def wait(self, id: str, *, timeout: float | None = None) -> int:
         operation = f"waiting for container {id[:12]}"

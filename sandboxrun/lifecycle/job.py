@@ -22,6 +22,7 @@ from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.session import GONE, Made, Session, StillRunning, guarded
 from sandboxrun.data import Data
 from sandboxrun.errors import ApplyError, ExitCode, SandboxrunError, redact
+from sandboxrun.evidence.errors import reason_of
 from sandboxrun.evidence.store import RunResult
 from sandboxrun.lifecycle.apply import (
     Applied,
@@ -280,7 +281,7 @@ class Job:
                 by, started = watch.result.stopped_by, self._started.get(address)
                 seen = ending_of(past, watch.exit_code, watch.spec, by, started)
             if captured is None and seen is None and watch.error is not None:
-                note = note or str(watch.error)
+                note = note or reason_of(watch.error)
         kept, sandbox = self.kept(self.made[address].id), self._profile.sandbox(address)
         spec = sandbox.spec if sandbox is not None else None
         return RunResult(address=address, evidence=captured, spec=spec, note=note, named=named, seen=seen, kept=kept)

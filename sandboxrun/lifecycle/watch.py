@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from itertools import groupby, islice
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import Struct, structs
@@ -28,7 +28,18 @@ from sandboxrun.errors import BUG, ApplyError, Diagnostic, ExitCode, printable
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.store import STDERR, STDOUT, USAGE, Watched
 from sandboxrun.spec.project import DeclaredSandbox
-from sandboxrun.spec.state import PAST_TTL, SLACK, Document, Ended, History, Sample, left_alone, parse_time, reached
+from sandboxrun.spec.state import (
+    PAST_TTL,
+    SLACK,
+    Document,
+    Ended,
+    History,
+    Running,
+    Sample,
+    left_alone,
+    parse_time,
+    reached,
+)
 from sandboxrun.spec.types import SECOND, format_duration
 from sandboxrun.threads import Aside, begin
 from sandboxrun.tracing import Opened, open_span
@@ -284,6 +295,7 @@ NOTICE = 10.0  # seconds until a watch has noticed that its sandbox was stopped
 _ROUNDED = timedelta(seconds=2)  # by which an engine's clock, asked for, may be ahead of the times that it notes
 LAST_GONE = 256  # containers that were removed, by somebody else maybe, before anybody asked how they ended
 TOLD = 1.0  # seconds after an end until the engine has told of it, at most
+_LAST = 1.0  # seconds between the last output of a command and its end, at most: else it goes on without, or unheard
 DRAIN = 5.0  # seconds that the rest of the output may take once the sandbox has ended
 
 _HURRIED = {"timeout", "idle", "expired", "killed"}  # ends after which nobody waits for who is stuck with the output
@@ -561,6 +573,10 @@ class Watch:
                     self.exit_code = self._engine.wait(self.container, timeout=patience(longest))
                 except EngineTimeout:
                     self._enforce()
+                except EngineUnreachable:  # this connection broke, which is no end of a sandbox that runs on
+                    sleep(LOOK)
+                    if not isinstance(self._engine.state(self.container), Running):
+                        raise
             if self.result.stopped_by == "itself":
                 self._stops += [*self._foregone()]
         except EngineError as error:
@@ -602,6 +618,29 @@ class Watch:
         except EngineError:
             self._idleness.deaf = True
 
+    def _read_on(self, seen: dict[int, int], take: Callable[[int, bytes], None]) -> bool:
+        """The output came to its end. Where the sandbox runs on, either its command has closed it, or the connection
+        broke, as with a proxy in between: the engine's log has what is missing. `seen`: how many bytes of each stream
+        came. Whether there were more. Raises EngineError."""
+        more = False
+        if self._ended.wait(_LAST) or not isinstance(self._engine.state(self.container), Running):
+            return more
+        if self._stream is not None:
+            self._stream.close()
+        try:
+            with self._engine.logs(self.container, follow=True, tty=self.spec.tty) as self._stream:
+                for stream, data in self._stream:
+                    left = data[seen[stream] :]
+                    seen[stream] -= len(data) - len(left)
+                    if left:
+                        more = True
+                        take(stream, left)
+        except EngineError as error:
+            if isinstance(error, EngineUnreachable | EngineTimeout):
+                raise
+            # there is no log, or none that can be read: what came is all there is
+        return more
+
     def _read_output(self) -> None:
         kept = KeptOutput(self._store, self.run, self._engine.identity, self.spec.evidence.logs_limit)
         relay = self.relay
@@ -612,15 +651,17 @@ class Watch:
             kept.write(stream, data)
             relay.put(stream, data)
 
+        whole = True  # whether all of it came as it was written
         try:
             if self._terminal is not None and self._how.pump is not None:
                 self._how.pump(self._terminal, partial(take, 1))
             elif self._stream is not None:
                 for stream, data in self._stream:
                     take(stream, data)
+                whole = not self._read_on(dict(kept.seen), take)
             kept.close()
             # Where the copy failed, the engine's own log has it all, unless it is too long for that.
-            self._live, self._written = kept.failure is None, kept.seen
+            self._live, self._written = whole and kept.failure is None, kept.seen
         except EngineError as error:
             self.error = self.error or error
         finally:

@@ -111,3 +111,50 @@ def certificates(folder: Path) -> None:
 
 def _openssl(folder: Path, *arguments: str) -> None:
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+class Cutting:
+    """A loopback port that leads to the socket at `path`, and cuts connections on demand, as a proxy does that was
+    reloaded or had enough of them."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._open: list[tuple[bytes, socket.socket, socket.socket]] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, *words: bytes) -> int:
+        """Cut the connections that carry a request with one of these words in it; how many."""
+        with self._lock:
+            found = [one for one in self._open if any(word in one[0] for word in words)]
+            self._open = [one for one in self._open if one not in found]
+        for _, *ends in found:
+            for end in ends:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        return len(found)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                engine = socket.socket(socket.AF_UNIX)
+                engine.connect(self._path)
+                for ends in ((client, engine, True), (engine, client, False)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, asks: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if asks:
+                    with self._lock:
+                        self._open = [one for one in self._open if source not in one]
+                        self._open.append((data.partition(b"\r\n")[0], source, target))
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)

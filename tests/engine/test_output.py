@@ -26,6 +26,7 @@ from sandboxrun.lifecycle import run as oneoff
 from sandboxrun.lifecycle.watch import KeptOutput, Sampler, Watch
 from sandboxrun.profile.loader import load
 from tests.conftest import Cli, until
+from tests.engine.forwarders import Cutting
 
 SLOW = "for i in 1 2 3 4; do echo line $i; sleep 0.3; done"
 BIG = "seq 400000"
@@ -349,6 +350,48 @@ def test_a_full_disk_below_the_evidence(cli: Cli, profile: Callable[..., Path], 
         assert cli("destroy", "-y", "-q", "--evidence", str(home / "elsewhere"), cwd=home).code == 0
     [log] = (home / "elsewhere").glob("*/stdout.log")
     assert log.read_text() == BIG_TEXT
+
+
+@pytest.fixture
+def cutting(engine_host: str) -> Iterator[Cutting]:
+    """A way to the engine whose connections can be cut."""
+    forwarder = Cutting(engine_host.removeprefix("unix://"))
+    yield forwarder
+    forwarder.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("run", [b"/attach"]), ("run", [b"/wait"]), ("run", [b"/wait", b"/attach", b"/events"]), ("apply", [b"/wait"])],
+)
+def test_a_connection_that_is_cut_ends_nothing(
+    command: str, words: list[bytes], cutting: Cutting, cli: Cli, profile: Callable[..., Path]
+) -> None:
+    """The sandbox runs on: it is waited for, and what it wrote meanwhile is shown and kept, once."""
+    home = profile("for i in $(seq 12); do echo line $i; echo err $i >&2; sleep 0.5; done; exit 3")
+    text, errors = ("".join(f"{what} {n}\n" for n in range(1, 13)) for what in ("line", "err"))
+    arguments = ("run", "-q") if command == "run" else ("apply", "-y", "--wait")
+    process = cli.start(*arguments, "--host", f"tcp://{cutting.address}", cwd=home)
+    assert process.stdout is not None
+    shown = ""
+    while command == "run" and not shown.endswith("line 2\n"):  # what is cut earlier was never begun
+        shown += process.stdout.readline()
+    until(lambda: cutting.cut(words[0]))
+    for word in words[1:]:
+        assert cutting.cut(word)
+    ran = cli.finish(process)
+    assert ran.code == 3, ran.err
+    index, out, err = evidence(home)
+    assert (out, err, index["missing"], index["ending"]["how"]) == (text, errors, [], "failed")
+    if command == "run":
+        assert (shown + ran.out, ran.err) == (text, errors)
+
+
+def test_a_command_that_closes_its_output_is_heard_to_the_end(cli: Cli, profile: Callable[..., Path]) -> None:
+    home = profile("echo first; exec >&- 2>&-; sleep 3; exit 4")
+    ran = cli("run", "-q", cwd=home)
+    index, out, err = evidence(home)
+    assert (ran.code, ran.out, out, err, index["missing"]) == (4, "first\n", "first\n", "", [])
 
 
 @pytest.mark.parametrize(("pages", "access"), [(1, "copy"), (2, "copy"), (1, None), (2, None)])
