@@ -236,7 +236,11 @@ def summary(plan: Plan) -> str:
     if plan.empty and plan.destroy:
         return f"Nothing to destroy. The engine has nothing of {plan.project}."
     if plan.empty:
-        return f"No changes. What runs matches the profile ({plan.project})."
+        sandboxes = [change for change in plan.changes if change.kind == "sandbox"]
+        over = sandboxes and all(change.again for change in sandboxes)
+        return (
+            f"No changes. {'Everything has run already' if over else 'What runs matches the profile'} ({plan.project})."
+        )
     add, change, destroy = plan.counts
     if plan.kept:
         return f"Plan: {add} to add, {change} to change, {destroy} to destroy, {plan.kept} to keep."

@@ -208,7 +208,7 @@ def test_what_has_run_already_is_told_with_how_to_run_it_again() -> None:
     assert text(plan) == [
         "    sandbox lint: exited with 0 in run 0123456789ab; Options(rerun=True) runs it again",
         "",
-        "No changes. What runs matches the profile (review).",
+        "No changes. Everything has run already (review).",
     ]
     again = make_plan(profile(LINT), snapshot(completed=record), Options(rerun=True))
     assert text(again)[0] == (
