@@ -615,6 +615,12 @@ class Watch:
             with self._engine.attach(self.container, tty=self.spec.tty) as self._stream:
                 for _ in self._stream:
                     self._idleness.wrote()
+            if self._ended.wait(_LAST):
+                return
+            # as in `_read_on`: what it goes on to write is in the engine's log
+            with self._engine.logs(self.container, follow=True, tty=self.spec.tty, tail=0) as self._stream:
+                for _ in self._stream:
+                    self._idleness.wrote()
         except EngineError:
             self._idleness.deaf = True
 
@@ -638,7 +644,7 @@ class Watch:
         except EngineError as error:
             if isinstance(error, EngineUnreachable | EngineTimeout):
                 raise
-            # there is no log, or none that can be read: what came is all there is
+            self._idleness.deaf = True  # there is no log, or none that can be read: what came is all there is
         return more
 
     def _read_output(self) -> None:
@@ -663,7 +669,7 @@ class Watch:
             # Where the copy failed, the engine's own log has it all, unless it is too long for that.
             self._live, self._written = whole and kept.failure is None, kept.seen
         except EngineError as error:
-            self.error = self.error or error
+            self.error, self._idleness.deaf = self.error or error, True
         finally:
             self._read = True
             kept.close()

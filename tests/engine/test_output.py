@@ -361,14 +361,21 @@ def cutting(engine_host: str) -> Iterator[Cutting]:
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
-    [("run", [b"/attach"]), ("run", [b"/wait"]), ("run", [b"/wait", b"/attach", b"/events"]), ("apply", [b"/wait"])],
+    ("command", "words", "more"),
+    [
+        ("run", [b"/attach"], ""),
+        ("run", [b"/wait"], ""),
+        ("run", [b"/wait", b"/attach", b"/events"], ""),
+        ("run", [b"/attach"], "    lifetime: {idle: 3s}\n"),
+        ("apply", [b"/wait"], ""),
+        ("apply", [b"/attach"], "    lifetime: {idle: 3s}\n"),
+    ],
 )
 def test_a_connection_that_is_cut_ends_nothing(
-    command: str, words: list[bytes], cutting: Cutting, cli: Cli, profile: Callable[..., Path]
+    command: str, words: list[bytes], more: str, cutting: Cutting, cli: Cli, profile: Callable[..., Path]
 ) -> None:
     """The sandbox runs on: it is waited for, and what it wrote meanwhile is shown and kept, once."""
-    home = profile("for i in $(seq 12); do echo line $i; echo err $i >&2; sleep 0.5; done; exit 3")
+    home = profile("for i in $(seq 12); do echo line $i; echo err $i >&2; sleep 0.5; done; exit 3", more)
     text, errors = ("".join(f"{what} {n}\n" for n in range(1, 13)) for what in ("line", "err"))
     arguments = ("run", "-q") if command == "run" else ("apply", "-y", "--wait")
     process = cli.start(*arguments, "--host", f"tcp://{cutting.address}", cwd=home)
@@ -376,6 +383,8 @@ def test_a_connection_that_is_cut_ends_nothing(
     shown = ""
     while command == "run" and not shown.endswith("line 2\n"):  # what is cut earlier was never begun
         shown += process.stdout.readline()
+    if command == "apply":
+        until(lambda: cli("ps", "-q", cwd=home).out)
     until(lambda: cutting.cut(words[0]))
     for word in words[1:]:
         assert cutting.cut(word)
