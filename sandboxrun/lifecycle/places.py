@@ -20,7 +20,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import state_path
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.preflight import open_networks
-from sandboxrun.profile.files import project_root, reason, sources_of
+from sandboxrun.profile.files import is_there, project_root, reason, sources_of
 from sandboxrun.profile.sandbox import content_of, placed
 from sandboxrun.spec.guard import HIDDEN
 from sandboxrun.spec.names import CONFIGS, POLICY, SECRETS
@@ -324,7 +324,7 @@ def enforce(profile: Profile, policy: Path | None, environment: Mapping[str, str
     """Raise ProfileError for what the policy, that file or the one in the project's root, does not allow. The review is
     only imported where there is one."""
     root = project_root(profile.directory)
-    if policy is None and not os.path.lexists(root / POLICY):
+    if policy is None and not is_there(root / POLICY):
         return
     from sandboxrun.lifecycle.declaring import refuse
     from sandboxrun.lifecycle.review import Sources

@@ -36,7 +36,7 @@ from sandboxrun.audit.rules.meta import FREE_VARIABLE
 from sandboxrun.audit.subject import Subject
 from sandboxrun.data import Data
 from sandboxrun.errors import MapNode, Problems, SourceFile, UsageError
-from sandboxrun.profile.files import LARGEST_FILE, project_root, read_regular, read_source, reason
+from sandboxrun.profile.files import LARGEST_FILE, is_there, project_root, read_regular, read_source, reason
 from sandboxrun.profile.yaml import parse_yaml
 from sandboxrun.spec.names import BASELINE, POLICY, PROFILES, WAIVERS
 
@@ -313,7 +313,7 @@ def _source(sources: Sources, given: Path | None, name: str, problems: Problems)
         return read_source(given, str(given), problems)
     path = sources.top / name
     shown = name if sources.trusted is not None else os.path.relpath(path)
-    return read_source(path, shown, problems) if os.path.lexists(path) else None  # a link to nothing is an error
+    return read_source(path, shown, problems) if is_there(path) else None  # a link to nothing is an error
 
 
 # -- loading

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from sandboxrun.data import Data
-from sandboxrun.errors import Problems, SourceFile, Span
+from sandboxrun.errors import MapNode, Problems, Scalar, SourceFile, Span
 from sandboxrun.spec.guard import GUARDS, guarded, mounts_of, parents
+from sandboxrun.spec.names import JUDGING, POLICY
 
 if TYPE_CHECKING:
     from sandboxrun.spec.project import DeclaredSandbox, FileSpec
@@ -258,6 +259,26 @@ def own_files(read: Iterable[Path], *files: Mapping[str, FileSpec]) -> frozenset
     return frozenset((*every, *(Path(os.path.realpath(path)) for path in every)))
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything in a place for a policy, waivers or a baseline. An empty directory is what keeps the
+    place while a sandbox may write beside it."""
+    return os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
+
+
+def judged_by(directory: Path) -> Iterator[Path]:
+    """The files by which the project's sandboxes are judged, also where they are not there: what writes one decides
+    about the next sandbox."""
+    from sandboxrun.profile.yaml import parse_yaml
+
+    root = project_root(directory)
+    yield from (root / name for name in JUDGING)
+    policy = read_source(root / POLICY, POLICY, Problems()) if (root / POLICY).is_file() else None
+    node = parse_yaml(policy, Problems()) if policy is not None else None
+    greatest = node.get("max_profile") if isinstance(node, MapNode) else None
+    if isinstance(greatest, Scalar) and isinstance(greatest.value, str) and "\0" not in greatest.value:
+        yield Path(os.path.normpath(root / greatest.value))
+
+
 def with_protected(
     sandboxes: Iterable[DeclaredSandbox], own: frozenset[Path], places: Places, problems: Problems
 ) -> tuple[DeclaredSandbox, ...]:
@@ -267,7 +288,8 @@ def with_protected(
         for mount in sandbox.spec.volumes:
             if mount.type != "bind" or mount.read_only or mount.source is None or not places.allows(Path(mount.source)):
                 continue  # one that is outside is reported already
-            decisive = sorted(path for path in own if path.is_relative_to(os.path.realpath(mount.source)))
+            inside = (path for path in own if path.is_relative_to(os.path.realpath(mount.source)))
+            decisive = sorted(path for path in inside if path.name not in JUDGING or is_there(path))
             if decisive:
                 what = f"{decisive[0].name}, which the profile depends on"
                 message = f"the bind {mount.target} lets the sandbox write to {what}"

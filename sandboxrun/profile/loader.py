@@ -32,7 +32,7 @@ from sandboxrun.errors import (
     spellings,
     walk,
 )
-from sandboxrun.profile.files import Places, own_files, real_places, with_protected
+from sandboxrun.profile.files import Places, judged_by, own_files, real_places, with_protected
 from sandboxrun.profile.layers import (
     OBJECTS,
     Bases,
@@ -231,7 +231,9 @@ class _Loader:
         extended = {path: document.file for path, document in written.extended.items() if document is not None}
         read: dict[Path, SourceFile | None] = {**extended, **files, **maker.files}
         self._keep(maker.passed, [one.sandbox.spec for one in made], objects)
-        own = own_files((*self.paths, *read, *maker.other_files), objects.secrets, objects.configs)
+        own = own_files(
+            (*self.paths, *read, *maker.other_files, *judged_by(self.root)), objects.secrets, objects.configs
+        )
         sandboxes = with_protected(sandboxes, own, places, self.problems)
         if not self.problems:
             _check_schema(made, self.problems)

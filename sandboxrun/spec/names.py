@@ -24,6 +24,7 @@ EGRESS = "egress"  # the key of the network on which a project's gateways reach 
 GATEWAY, KEEPER = "gateway", "keeper"
 PROFILES = ("sandbox.yaml", "sandbox.yml")  # what a profile is called where none is named
 POLICY, WAIVERS, BASELINE = "sandboxrun-policy.yaml", "sandboxrun-waivers.yaml", "sandboxrun-baseline.json"
+JUDGING = (POLICY, WAIVERS, BASELINE)  # in the root of a project
 COMPANIONS = (GATEWAY, KEEPER)  # containers that live and go with one sandbox
 
 

@@ -17,8 +17,10 @@ from sandboxrun.plan.changes import Action
 from sandboxrun.profile.loader import load
 from sandboxrun.spec import labels
 from sandboxrun.spec.guard import GUARDS
+from sandboxrun.spec.names import JUDGING
 from sandboxrun.spec.option import to_plain
 from sandboxrun.spec.project import Profile
+from tests.conftest import Cli, until
 from tests.engine.chaos import Project, killed_at
 from tests.engine.world import World, change, open_world
 
@@ -193,6 +195,24 @@ def test_two_sandboxes_share_stand_ins_and_the_last_one_takes_them_away(world: W
     assert "Read-only" in world.run(b, "sh", "-c", "echo x > /workspace/.vscode/tasks.json 2>&1; true")[1]
     world.destroy(both)
     assert not (world.directory / ".vscode").exists() and not (world.directory / "GNUmakefile").exists()
+
+
+def test_an_agent_writes_no_policy_for_the_next_one(cli: Cli, tmp_path: Path, project: str, busybox: str) -> None:
+    """And what keeps the places says nothing to the commands that run meanwhile."""
+    words = "for f in policy.yaml waivers.yaml baseline.json; do echo '{}' >sandboxrun-$f; done; touch begun; sleep 300"
+    (tmp_path / "sandbox.yaml").write_text(
+        f"name: {project}\nsandboxes:\n  a: {{image: '{busybox}', network_mode: none, command: [sh, -c, \"{words}\"],\n"
+        "      workspace: {source: ., access: rw}, stop_grace_period: 1s}\n"
+    )
+    give(tmp_path)
+    assert cli("apply", "-y", cwd=tmp_path).code == 0
+    until((tmp_path / "begun").exists)
+    names = [path.name for path in tmp_path.glob("sandboxrun-*") if list(path.iterdir()) == []]
+    assert sorted(names) == sorted(JUDGING)
+    assert cli("plan", cwd=tmp_path).code == 0
+    assert cli("audit", "--fail-on", "never", cwd=tmp_path).code == 0
+    assert cli("destroy", "-y", cwd=tmp_path).code == 0
+    assert list(tmp_path.glob("sandboxrun-*")) == []
 
 
 def test_what_the_user_puts_in_a_stand_in_stays(world: World) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.errors import ProfileError
-from sandboxrun.profile.loader import load
+from sandboxrun.profile.loader import load, load_data
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.guard import guarded
+from sandboxrun.spec.names import JUDGING
 from sandboxrun.spec.project import Profile
 
 
@@ -116,6 +117,26 @@ def test_other_neighbours_are_fine(tmp_path: Path, options: str) -> None:
     loaded(tmp_path, BESIDE.replace("OPTIONS", options))
 
 
+def test_what_sandboxes_are_judged_by_is_kept(tmp_path: Path) -> None:
+    """In the root of the repository, and whether it is there or not: an agent could write the next one's policy."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "sub").mkdir()
+    text = "sandboxes: {a: {image: i, workspace: {access: rw}}}"
+    assert {*JUDGING, "sandbox.yaml"} <= kept(loaded(tmp_path, text))
+    assert not {*JUDGING} & kept(loaded(tmp_path / "sub", text))
+    (tmp_path / "sandboxrun-policy.yaml").write_text("max_profile: sub/greatest.yaml\n")
+    assert {*JUDGING, "sub/greatest.yaml"} <= kept(loaded(tmp_path, text))
+
+
+def test_a_bind_over_what_sandboxes_are_judged_by_is_refused_where_that_is_there(tmp_path: Path) -> None:
+    data = {"sandboxes": {"a": {"image": "i", "volumes": [".:/src"]}}}
+    (tmp_path / "sandboxrun-waivers.yaml").mkdir()  # as it is while a sandbox may write beside it
+    load_data(data, directory=tmp_path)
+    (tmp_path / "sandboxrun-policy.yaml").write_text("fail_on: high\n")
+    with pytest.raises(ProfileError, match=r"lets the sandbox write to sandboxrun-policy\.yaml"):
+        load_data(data, directory=tmp_path)
+
+
 def test_what_gits_configuration_names_in_the_workspace_is_kept(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / "tools").mkdir()
@@ -124,6 +145,6 @@ def test_what_gits_configuration_names_in_the_workspace_is_kept(tmp_path: Path) 
         '[include]\n\tpath = /etc/gitconfig\n\tpath = ~/.gitconfig\n\tpath =\n[remote "o"]\n\turl = x\n'
     )
     found = kept(loaded(tmp_path, "sandboxes: {a: {image: i, workspace: {access: rw}}}"))
-    assert found - {"tools/hooks", ".shared", "sandbox.yaml"} == set(guarded((), ()))
+    assert found - {"tools/hooks", ".shared", "sandbox.yaml", *JUDGING} == set(guarded((), ()))
     opened = kept(loaded(tmp_path, "sandboxes: {a: {image: i, workspace: {access: rw, writable: [.git]}}}"))
     assert found - opened == {"tools/hooks", ".shared", ".git"}

@@ -15,6 +15,7 @@ from sandboxrun.profile.files import bases, real_places
 from sandboxrun.profile.loader import effective, load, load_data
 from sandboxrun.profile.render import render_json, render_yaml
 from sandboxrun.profile.variables import Inputs
+from sandboxrun.spec.names import JUDGING
 from sandboxrun.spec.option import rows, value_of
 from sandboxrun.spec.option_types import CLOSED, PUBLIC
 from sandboxrun.spec.project import Profile
@@ -336,7 +337,8 @@ def test_every_file_that_was_read_is_named(load_text: Load, tmp_path: Path) -> N
     (tmp_path / "v.yaml").write_text("{}")
     load_text("sandboxes: {agent: {extends: {file: base.yaml, sandbox: agent}}}")
     profile = load([Path("sandbox.yaml")], inputs=Inputs(var_files=(Path("v.yaml"),)))
-    assert {"sandbox.yaml", "base.yaml", "a.env", "none.env", "v.yaml"} == set(map(os.path.relpath, profile.rests_on))
+    named = {"sandbox.yaml", "base.yaml", "a.env", "none.env", "v.yaml", *JUDGING}
+    assert named == set(map(os.path.relpath, profile.rests_on))
     assert [file.name for file in profile.files] == ["sandbox.yaml", "base.yaml", "v.yaml", "a.env"]
 
 
