@@ -624,27 +624,30 @@ class Watch:
         except EngineError:
             self._idleness.deaf = True
 
-    def _read_on(self, seen: dict[int, int], take: Callable[[int, bytes], None]) -> bool:
+    def _read_on(self, kept: KeptOutput, take: Callable[[int, bytes], None]) -> bool:
         """The output came to its end. Where the sandbox runs on, either its command has closed it, or the connection
-        broke, as with a proxy in between: the engine's log has what is missing. `seen`: how many bytes of each stream
-        came. Whether there were more. Raises EngineError."""
+        broke, as with a proxy in between: the engine's log has what is missing in `kept`. Whether there was more.
+        Raises EngineError where the engine is away."""
         more = False
-        if self._ended.wait(_LAST) or not isinstance(self._engine.state(self.container), Running):
-            return more
-        if self._stream is not None:
-            self._stream.close()
-        try:
-            with self._engine.logs(self.container, follow=True, tty=self.spec.tty) as self._stream:
-                for stream, data in self._stream:
-                    left = data[seen[stream] :]
-                    seen[stream] -= len(data) - len(left)
-                    if left:
-                        more = True
-                        take(stream, left)
-        except EngineError as error:
-            if isinstance(error, EngineUnreachable | EngineTimeout):
-                raise
-            self._idleness.deaf = True  # there is no log, or none that can be read: what came is all there is
+        while not self._ended.wait(_LAST) and isinstance(self._engine.state(self.container), Running):
+            if self._stream is not None:
+                self._stream.close()
+            seen, before = dict(kept.seen), sum(kept.seen.values())
+            try:
+                with self._engine.logs(self.container, follow=True, tty=self.spec.tty) as self._stream:
+                    for stream, data in self._stream:
+                        left = data[seen[stream] :]
+                        seen[stream] -= len(data) - len(left)
+                        if left:
+                            take(stream, left)
+                if sum(kept.seen.values()) == before:
+                    break
+                more = True
+            except (EngineUnreachable, EngineTimeout):
+                more = True
+            except EngineError:
+                self._idleness.deaf = True  # there is no log, or none that can be read: what came is all there is
+                break
         return more
 
     def _read_output(self) -> None:
@@ -661,10 +664,11 @@ class Watch:
         try:
             if self._terminal is not None and self._how.pump is not None:
                 self._how.pump(self._terminal, partial(take, 1))
+                whole = self._ended.wait(_LAST)  # else the connection broke, perhaps: the engine's log has all of it
             elif self._stream is not None:
                 for stream, data in self._stream:
                     take(stream, data)
-                whole = not self._read_on(dict(kept.seen), take)
+                whole = not self._read_on(kept, take)
             kept.close()
             # Where the copy failed, the engine's own log has it all, unless it is too long for that.
             self._live, self._written = whole and kept.failure is None, kept.seen
