@@ -502,7 +502,7 @@ LISTED = {
     "Mounts": [_MOUNTED],
     "NetworkSettings": _NETWORKS,
 }
-IMAGE = {**_all(str, "Id Architecture"), "RepoDigests": _TEXTS, "Config": _CONFIG}
+IMAGE = {"Id": (str,), "Architecture": str, "RepoDigests": _TEXTS, "Config": _CONFIG}
 NETWORK = {
     **_all((str,), "Id Name"),
     **_all(str, "Driver Created"),
@@ -520,4 +520,4 @@ PROCESSES = {"Processes": [_TEXTS]}
 CHANGE = {"Path": str, "Kind": int}
 COMMAND = {"ExitCode": int}
 DISTRIBUTION = {"Descriptor": {"digest": str}}
-PATH_STAT = {"mode": int, "linkTarget": str}
+PATH_STAT = {"mode": (int,), "linkTarget": str}

@@ -609,7 +609,7 @@ class Engine(Client):
         return LogStream(_output(answer, tty=tty), answer.close)
 
     def _has_tty(self, id: str) -> bool:
-        return bool(self.inspect_container(id).get("Config", {}).get("Tty"))
+        return bool((self.inspect_container(id).get("Config") or {}).get("Tty"))
 
     def attach_terminal(self, id: str) -> TerminalConnection:
         """The terminal of a container that was created with Tty and OpenStdin."""

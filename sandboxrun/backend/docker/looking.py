@@ -135,7 +135,8 @@ def machine(engine: Engine) -> Machine:
 def observe_one(engine: Engine, profile: Profile, id: str) -> ObservedSandbox:
     """One sandbox as a snapshot has it."""
     inspect = engine.inspect_container(id)
-    return observe(inspect, profile.names, engine.image_config(str(inspect["Image"])))
+    image = str(inspect.get("Image") or "")
+    return observe(inspect, profile.names, engine.image_config(image) if image else None)
 
 
 def host_view(engine: Engine, inspect: Mapping[str, Any]) -> HostView:

@@ -626,7 +626,7 @@ def _mode_at(session: Session, container: str, path: str) -> int | None:
     try:
         stat = session.engine.stat_archive(container, path)
         if int(stat["mode"]) & _LINK:
-            stat = session.engine.stat_archive(container, str(stat["linkTarget"]))
+            stat = session.engine.stat_archive(container, str(stat.get("linkTarget") or "/"))
     except NotFound:
         return None
     return file_mode(int(stat["mode"]))

@@ -47,7 +47,7 @@ def every_container(engine: Engine) -> tuple[Subject, ...]:
 
 def running_sandboxes(engine: Engine, names: Names) -> tuple[Subject, ...]:
     """The sandboxes of a project that run, as they are now; what their gateways let out is as it was applied."""
-    seen = [one for one in own_sandboxes(engine, names) if one.document.get("State", {}).get("Running")]
+    seen = [one for one in own_sandboxes(engine, names) if (one.document.get("State") or {}).get("Running")]
     made = {subject.name: subject for subject in _judged(engine, [one.document for one in seen])}
     found = []
     for one in seen:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxrun.backend.docker import calls
+from sandboxrun.backend.docker import calls, looking
 from sandboxrun.backend.docker.client import Archive, Engine, Stream
 from sandboxrun.backend.docker.codec import (
     addresses_of,
@@ -36,6 +37,7 @@ from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import OwnAddresses
 from sandboxrun.spec.spec import SandboxSpec
 from tests.unit.backend.test_facts import INFO, VERSION
+from tests.unit.plan.world import profile
 from tests.unit.spec.echo import as_inspect
 from tests.unit.spec.values import specs
 
@@ -139,6 +141,22 @@ def test_whatever_is_in_the_answer_about_a_container_is_refused_or_read(spec: Sa
         assert observed.document is said
 
     refused_or_read(changed(answer, path, data.draw(st.sampled_from(WRONG))), calls.CONTAINER, read)
+
+
+def test_whatever_an_engine_leaves_out_of_a_container_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "image_config", lambda self, reference: None)
+    engine, spec = Engine(None), SandboxSpec(image="a", network_mode="none")  # type: ignore[arg-type]
+    whole = as_inspect(encode(spec, name="p-s", names=NAMES, own_labels={}), spec, name="p-s", names=NAMES)
+    for path in places(whole):
+        for wrong in (None, "", "x", 0, False, [], {}) if path else ({},):
+            answer = changed(whole, path, wrong)
+            if calls.unfit(answer, calls.CONTAINER) or answer.get("Id", whole["Id"]) != whole["Id"]:
+                continue  # such an answer is refused before anybody reads it
+            monkeypatch.setattr(Engine, "inspect_container", lambda self, id, said=answer: said)
+            engine._has_tty("a")
+            engine.addresses("a")
+            with suppress(SandboxrunError):
+                looking.observe_one(engine, profile(), "a")
 
 
 @pytest.mark.parametrize(
