@@ -20,7 +20,8 @@ from sandboxrun.spec.types import freeze
 DEEPEST = 10
 MOST_FILES = 100
 MOST_INCLUDES = 200  # of one load: a file that is included twice is taken twice
-MOST_TEXT = 4 << 20  # characters of all files
+MOST_TEXT = 4 << 20  # characters of all files; of all that variables are made of; of all that they make of texts
+LONGEST = 1 << 18  # characters that a text may have with its variables filled in
 EMPTY = MapNode(entries=())
 _BESIDE = ("networks", "volumes", "secrets", "configs")  # the services
 REMOTE = re.compile(r"^(?:https?|git|ssh|oci)://|^git@|^github\.com/|\.git(?:#|$)")
@@ -71,14 +72,17 @@ class _Open(msgspec.Struct):
 
 def interpolate(text: str, values: Mapping[str, str]) -> str:
     """A text with its variables filled in from `values`, or their defaults, at any depth. What has neither stays as it
-    is written; of `${NAME:+text}` the text counts where nothing is known of the variable."""
+    is written; of `${NAME:+text}` the text counts where nothing is known of the variable. A text that would become too
+    long for any use stays as it is."""
     if "$" not in text:
         return text
     opened = [_Open(0, "", "")]
-    at = 0
+    at = length = 0
     for found in _TOKEN.finditer(text):
         if found.start() < at:
             continue
+        if length > LONGEST:
+            return text
         last = opened[-1]
         last.parts.append(text[at : found.start()])
         at = found.end()
@@ -87,6 +91,7 @@ def interpolate(text: str, values: Mapping[str, str]) -> str:
         elif name := found["named"] or found["braced"]:
             at += found["named"] is None  # the brace
             last.parts.append(values.get(name, text[found.start() : at]))
+            length += len(last.parts[-1])
         elif found["escaped"]:
             last.parts.append("$")
         else:
@@ -94,6 +99,7 @@ def interpolate(text: str, values: Mapping[str, str]) -> str:
             if last.depth == 0 and len(opened) > 1:
                 opened.pop()
                 opened[-1].parts.append(_value(last, text[last.start : at], values))
+                length += len(values.get(last.name, ""))
             else:
                 last.parts.append(found["brace"])
     if len(opened) > 1:  # one that does not end is no variable
@@ -127,20 +133,6 @@ def variables_in(node: Node | None) -> tuple[str, ...]:
     return ()
 
 
-def filled(node: Node, values: Mapping[str, str]) -> Node:
-    """The node with every text interpolated; `text` of a scalar stays what the file says."""
-    match node:
-        case Scalar(value=str() as text) if "$" in text:
-            return msgspec.structs.replace(node, value=interpolate(text, values), text=text)
-        case ListNode():
-            return msgspec.structs.replace(node, items=tuple(filled(item, values) for item in node.items))
-        case MapNode():
-            return msgspec.structs.replace(
-                node, entries=tuple((key, filled(value, values)) for key, value in node.entries)
-            )
-    return node
-
-
 _NAME = re.compile(r"(?:export[ \t]+)?(?P<name>[A-Za-z0-9_.\[\]-]+)[ \t]*(?:(?P<set>[=:])[ \t]*|(?=[\r\n]|\Z))")
 _QUOTED = {"'": re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL), '"': re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)}
 _BLANK = re.compile(r"\s*(?:#[^\n]*)?")
@@ -158,7 +150,7 @@ def dotenv(file: SourceFile | None, values: Mapping[str, str]) -> EnvironmentFil
     `values` and of earlier ones. A name alone takes the caller's value, which nobody knows."""
     if file is None:
         return EnvironmentFile()
-    text, at, known, fault = file.text, 0, dict(values), None
+    text, at, known, fault, spent = file.text, 0, dict(values), None, 0
     begins = [0, *(found.end() for found in re.finditer("\n", text))]
     found: dict[str, tuple[Scalar, Scalar]] = {}
 
@@ -189,7 +181,10 @@ def dotenv(file: SourceFile | None, values: Mapping[str, str]) -> EnvironmentFil
         else:
             at = end
             value = interpolate(re.split(r"(?:^|\s)#", text[begun:end], maxsplit=1)[0].rstrip(), known)
-        known[key] = value
+        known[key], spent = value, spent + len(value)
+        if spent > MOST_TEXT:
+            fault = fault or line
+            break
         found[key] = (
             Scalar(value=key, text=key, span=place(name.start("name"), name.end("name"))),
             Scalar(value=value, text=value, span=place(begun, begun + len(text[begun:end].rstrip()))),
@@ -211,6 +206,9 @@ def _unescaped(text: str) -> str:
 EMPTY_VALUES: Mapping[str, str] = freeze({})
 
 
+_TOO_LONG = "the files of the project are too long together"
+
+
 class _Project:
     """One load: what its steps share."""
 
@@ -220,7 +218,7 @@ class _Project:
         self.missing: list[MissingFile] = []
         self.remote: list[tuple[str, str, Scalar]] = []
         self.documents: dict[str, tuple[MapNode, ...]] = {}
-        self.taken = self.length = 0
+        self.taken = self.length = self.made = 0
 
     def miss(self, what: str, why: str, file: str = "") -> None:
         """Note what could not be taken into account."""
@@ -246,7 +244,7 @@ class _Project:
             return ()
         self.length += len(file.text)
         if self.length > MOST_TEXT:
-            self.miss(path, "the files of the project are too long together", path)
+            self.miss(path, _TOO_LONG, path)
             return ()
         self.files[path] = file
         before = len(self.problems)
@@ -259,12 +257,35 @@ class _Project:
         self.documents[path] = found
         return found
 
+    def filled(self, node: Node, values: Mapping[str, str]) -> Node:
+        """The node with every text interpolated; `text` of a scalar stays what the file says."""
+        match node:
+            case Scalar(value=str() as text) if "$" in text:
+                if self.made > MOST_TEXT:
+                    return node
+                made = interpolate(text, values)
+                self.made += len(made)
+                if self.made > MOST_TEXT:
+                    self.miss(text[:40], "the variables of the project make texts that are too long together")
+                return msgspec.structs.replace(node, value=made, text=text)
+            case ListNode():
+                return msgspec.structs.replace(node, items=tuple(self.filled(item, values) for item in node.items))
+            case MapNode():
+                entries = tuple((key, self.filled(value, values)) for key, value in node.entries)
+                return msgspec.structs.replace(node, entries=entries)
+        return node
+
     def values(self, paths: Iterable[str], outer: Mapping[str, str] = EMPTY_VALUES) -> Mapping[str, str]:
         """The variables of environment files, which those of the files that include them come before. The caller's own
         environment plays no part: the review is the same for everybody."""
         found: dict[str, str] = {}
         for path in map(posixpath.normpath, paths):
-            file = dotenv(self.read(path), {**found, **outer})
+            source = self.read(path)
+            self.length += len(source.text) if source is not None else 0
+            if self.length > MOST_TEXT:  # one that many includes name is read for each of them
+                self.miss(path, _TOO_LONG, path)
+                break
+            file = dotenv(source, {**found, **outer})
             if file.fault is not None:
                 self.miss(f"{path}:{file.fault}", "it is not NAME=value")
             found.update({str(key.value): str(value.value) for key, value in file.pairs if key.value not in CALLERS})
@@ -333,7 +354,7 @@ def _take(
                 _take(project, one, project_directory, inner, services, top, depth + 1)
         for key in _BESIDE:
             if isinstance(node := root.get(key), MapNode):
-                top[key] = _maps((key,), top.get(key, EMPTY), as_map(_moved((key,), filled(node, values), way)))
+                top[key] = _maps((key,), top.get(key, EMPTY), as_map(_moved((key,), project.filled(node, values), way)))
         listed = _listed(project, root, path, depth)
         if listed.tag in (RESET, OVERRIDE):
             services.clear()
@@ -399,7 +420,7 @@ def _includes(
     if listed is not None and not isinstance(listed, ListNode) and not is_null(listed):
         project.miss("include", "it is not a list")
     for item in listed.items if isinstance(listed, ListNode) else ():
-        item = filled(item, values)
+        item = project.filled(item, values)
         given = item if isinstance(item, MapNode) else MapNode(entries=((Scalar(value="path"), item),))
         places = [
             posixpath.normpath(posixpath.join(base, str(one.value)))
@@ -433,9 +454,9 @@ def _extended(
     chain: tuple[tuple[str, str], ...],
 ) -> MapNode:
     """A service with what it extends below it."""
-    own = as_map(_moved(("services",), filled(node.without("extends"), values), project.way(base)))
+    own = as_map(_moved(("services",), project.filled(node.without("extends"), values), project.way(base)))
     extends = node.get("extends")
-    extends = filled(extends, values) if extends is not None else None
+    extends = project.filled(extends, values) if extends is not None else None
     name: Node | None = extends.get("service") if isinstance(extends, MapNode) else extends
     if not isinstance(name, Scalar) or not isinstance(name.value, str):
         return own

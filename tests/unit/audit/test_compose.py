@@ -491,6 +491,17 @@ def test_interpolation_of_any_depth_takes_a_time_that_grows_with_the_text() -> N
     assert interpolate("${N:-" * 10_000 + "/" + "}" * 10_000, {}) == "/"
 
 
+def test_variables_that_multiply_end(tmp_path: Path) -> None:
+    doubling = "A0=" + "x" * 1000 + "\n" + "".join(f"A{n + 1}=$A{n}$A{n}\n" for n in range(60))
+    many = "B=" + "y" * 200_000 + "\n" + "".join(f"C{n}=$B\n" for n in range(5_000))
+    lists = ", ".join(["$B$B$B"] * 5_000)
+    for text in (doubling, many, "B=" + "y" * 200_000):
+        (tmp_path / ".env").write_text(text)
+        options = f"environment: [{lists}]\nvolumes: ['${{N:+$B$B}}/var/run/docker.sock:/s', '${{N-/etc}}:/e']"
+        verdict = reviewed(tmp_path, closed(options), "compose.yaml")
+        assert {"SBX204", "SBX901"} <= set(rules_of(verdict)) or verdict.gaps, text[:10]
+
+
 def test_values_of_the_env_file_are_filled_in(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WHERE=/etc\n")
     assert "SBX204" in found(tmp_path, closed("volumes: ['${WHERE:-./data}:/x']"))
