@@ -142,6 +142,18 @@ OPTIONS_ELSEWHERE = _by_word(
         "--watch": "use `sandboxrun wait`, or `sandboxrun logs --follow`",
     }
 )
+# of docker run's options those that are not called like a key of the profile
+DOCKER_RUN = _by_word(
+    {
+        "-e": OPTIONS_ELSEWHERE["--env"],
+        "-m": OPTIONS_ELSEWHERE["--memory"],
+        "-u": "set user: in the profile",
+        "-w --workdir": "set working_dir: in the profile",
+        "-p --publish": "a sandbox publishes no ports; read results as evidence, or use `sandboxrun exec`",
+        "--name": "leave it out: containers are named after project and sandbox",
+        "--pull": "set pull_policy: in the profile",
+    }
+)
 
 # -- exit codes
 
@@ -381,7 +393,8 @@ def _report_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
     path = context.command_path if context is not None else f"sandboxrun{named}"
     message = error.format_message()
     help = None
-    known = [name for param in context.command.get_params(context) for name in param.opts] if context else []
+    params = context.command.get_params(context) if context else []
+    known = [name for param in params for name in param.opts if name.startswith("-")]
     if isinstance(error, click.NoSuchOption) and context is not None:
         message = f"no such option {error.option_name}"
         help = _advice(error.option_name, context.info_name or "", known, arguments)
@@ -408,6 +421,7 @@ def _after_its_command(option: str, context: click.Context, arguments: Sequence[
 def _advice(option: str, command: str, known: list[str], arguments: Sequence[str]) -> str | None:
     """What to write in place of an option that there is not; None where nothing comes near it."""
     from sandboxrun.errors import did_you_mean
+    from sandboxrun.spec.spec import ROWS
 
     for word in arguments:  # -target=a is read as -t
         long = f"-{word.partition('=')[0]}"
@@ -417,13 +431,15 @@ def _advice(option: str, command: str, known: list[str], arguments: Sequence[str
             option = long if long in OPTIONS_ELSEWHERE else option
     if option == "--rerun" and command == "run":
         return "leave it out: run always runs again"
-    help = OPTIONS_ELSEWHERE.get(option)
+    help = OPTIONS_ELSEWHERE.get(option) or (DOCKER_RUN.get(option) if command == "run" else None)
     if help == YES and YES not in known:
         return f"leave it out: {command} does not ask"
     if help == TTY and "-i" not in known:
         help = None
     if help is not None:
         return f"use {help} (--yes)" if help == YES else help
+    if (key := option[2:].replace("-", "_")) in {row.key for row in ROWS if row.settable}:
+        return f"set {key}: in the profile"
     meant = did_you_mean(option, known)
     if command != "run" or "--" in arguments or arguments[1:2] == [] or arguments[1].startswith("-"):
         return meant
