@@ -404,7 +404,7 @@ def _report_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
         file = next((word for word in arguments if word.endswith((".yaml", ".yml"))), None)
         other = "name a sandbox with --target NAME" if "--target" in known else None
         help = other if file is None else f"write --file {file}"
-    message = (message[:1].lower() + message[1:]).rstrip(".").replace("\n", " ")
+    message = " ".join((message[:1].lower() + message[1:]).rstrip(".").split())  # choices come in lines of their own
     _tell(Diagnostic(message=message, help=help or f"see `{path} --help`"))
     return error.exit_code
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from click.shell_completion import get_completion_class
 from sandboxrun.cli.main import COMPLETING, root
 from sandboxrun.cli.options import SPOKEN, Given, taking
 from sandboxrun.cli.output import note, result
+from sandboxrun.spec.names import PROFILES
 
 SCHEMA = ".sandboxrun/sandbox.schema.json"
 TEXT = """\
@@ -108,7 +110,10 @@ def init(given: Given, file: Path, image: str) -> None:
             message = f"{SCHEMA} cannot be written: {reason(error)}"
             raise SandboxrunError(Diagnostic(message=message, help="remove what is in its place")) from error
     result(f"created {file}")
-    note("next: `sandboxrun plan` shows what would be created, `sandboxrun run` runs it", quiet=given.quiet)
+    more = "" if str(file) in PROFILES else f" -f {shlex.quote(str(file))}"
+    note(
+        f"next: `sandboxrun plan{more}` shows what would be created, `sandboxrun run{more}` runs it", quiet=given.quiet
+    )
 
 
 def project_name(directory: Path) -> str:

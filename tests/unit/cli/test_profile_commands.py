@@ -59,6 +59,16 @@ def test_init_writes_a_profile_that_is_valid_and_its_schema(say: Say, here: Path
     assert say("validate").out == "sandbox.yaml: valid, 1 sandbox\n"
 
 
+def test_what_comes_next_names_a_file_of_another_name(say: Say, here: Path) -> None:
+    """Without it, plan would take another profile, or none."""
+    (here / "two words").mkdir()
+    assert say("init", "two words/a.yaml").err == (
+        "next: `sandboxrun plan -f 'two words/a.yaml'` shows what would be created, "
+        "`sandboxrun run -f 'two words/a.yaml'` runs it\n"
+    )
+    assert "\t" not in say("completion").err
+
+
 def test_init_overwrites_nothing(say: Say, here: Path) -> None:
     write(here, "mine", "sandbox.yml")
     said = say("init")
