@@ -278,9 +278,10 @@ class Backend(Protocol):
     def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
         """Raise ApplyError for a host path of theirs that another sandbox on the engine may move."""
 
-    def collect(self, store: Any, *, thorough: bool = False) -> None:
+    def collect(self, store: Any, *, thorough: bool = False) -> Mapping[str, Mapping[str, str]]:
         """Take away what killed processes left on this machine of runs that are not on the engine; `thorough`, also
-        what is left here of sandboxes that somebody else removed. Never raises."""
+        what is left here of sandboxes that somebody else removed. Never raises. The one-offs by id, each with its
+        labels, for which something stays in a workspace though the process that made them is certainly gone."""
 
     def state(self, id: str) -> State:
         """The state of one sandbox. Raises NotFound."""

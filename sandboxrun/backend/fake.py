@@ -329,9 +329,16 @@ class Fake:
     def check_neighbours(self, sandboxes: Iterable[DeclaredSandbox], profile: Profile) -> None:
         self.reach("listing containers")
 
-    def collect(self, store: Any, *, thorough: bool = False) -> None:
+    def collect(self, store: Any, *, thorough: bool = False) -> Mapping[str, Mapping[str, str]]:
         if self.dead:
             raise Killed
+        world = self.world
+        gone = fake_process.by_owner(world.boxes.values(), world.leases, elsewhere=world.elsewhere).get("orphaned", ())
+        return {
+            box.id: box.labels
+            for box in world.boxes.values()
+            if box.id in gone and labels.ONE_OFF in box.labels and (w := box.spec.workspace) is not None and w.protected
+        }
 
     @contextlib.contextmanager
     def lock(self, project: str, *, wait: float, on_wait: Callable[[str], None] | None = None) -> Iterator[_Lock]:

@@ -518,6 +518,12 @@ def _steps(full: str, top: str) -> tuple[str, ...]:
     return tuple(os.path.relpath(full, top).split(os.sep))
 
 
+def no_store() -> Store:
+    """For what takes no evidence: it lies nowhere, so that only the state directory is used."""
+    nowhere = state_path() / "nowhere"
+    return Store(project_directory=nowhere, root=nowhere)
+
+
 def home_of(run: str) -> Store | None:
     """The store that a run's evidence belongs in, as this user's sandboxrun noted when it started the run; None where
     it did not, or the project's directory is gone."""

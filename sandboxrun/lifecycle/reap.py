@@ -27,8 +27,7 @@ from sandboxrun.backend.session import Session
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, SandboxrunError, one_line
 from sandboxrun.evidence.errors import EvidenceError
-from sandboxrun.evidence.folder import state_path
-from sandboxrun.evidence.store import Store, home_of
+from sandboxrun.evidence.store import Store, home_of, no_store
 from sandboxrun.lifecycle.apply import ApplySettings, CarriedOut, carry_out, get_ready, held
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Plan, Reason
@@ -156,12 +155,6 @@ def is_over(own: Mapping[str, str]) -> bool:
         return False  # somebody else may wait for what an apply made
     spec = from_label(own.get(labels.SPEC, ""))
     return spec is not None and spec.restart in (None, "no")
-
-
-def no_store() -> Store:
-    """For what takes no evidence: it lies nowhere, so that only the state directory is used."""
-    nowhere = state_path() / "nowhere"
-    return Store(project_directory=nowhere, root=nowhere)
 
 
 class ProjectReaper:

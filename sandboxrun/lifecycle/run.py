@@ -1,7 +1,7 @@
 """`run`: create, start, stream, wait, keep the evidence, tear down; one container a sandbox, for this call only.
 
 Owns that order. A run that is killed leaves a container whose label names its owner: the next apply or destroy of the
-project collects it, evidence first.
+project collects it, evidence first. Another run leaves it, and says so where it keeps something in a workspace.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class Runner:
         self._named: frozenset[str] = frozenset()  # the addresses of what is to run; the rest is what they depend on
         self._signals = 0
         self._failures: list[BaseException] = []  # of threads that are no watch's
+        self.notices: tuple[Diagnostic, ...] = ()  # of what killed commands left that stays
 
     def run(self, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[RunResult, ...]:
         """Run them to their end; what they depend on is stopped then. Raises SandboxrunError when one could not run."""
@@ -118,6 +119,7 @@ class Runner:
             finally:
                 job.close()
                 job.collect(profile.sandboxes, own=True, whole=True, making=self._options.making)
+        self._clear_killed()
         self._deliver()
         blocked = not_started(profile, applied)
         results = tuple(self._result(s.address, blocked.get(s.address, "")) for s in profile.sandboxes)
@@ -200,6 +202,15 @@ class Runner:
         how = ("killed",) if self._signals else (StoppedBy.RUN_ENDED, RUN_ENDED)
         watch.end(*how)
         watch.wait(NOTICE)  # what could not be stopped is stopped, or reported, when its evidence is taken
+
+    def _clear_killed(self) -> None:
+        """Take away what killed commands left in workspaces: it is known already where there is none."""
+        if self._settings.probing or self._signals:
+            return
+        if keeping := self._engine.collect(self._store):
+            from sandboxrun.lifecycle.verify import clear_killed
+
+            self.notices = clear_killed(self._engine, self._profile, self._settings, keeping)
 
     def _deliver(self) -> None:
         """Wait for whoever takes the output. A consumer that takes nothing keeps nobody waiting who has asked for the

@@ -16,10 +16,11 @@ from msgspec import structs
 
 from sandboxrun.backend.base import Accounts, GatewayView, HostView
 from sandboxrun.backend.errors import EngineError
+from sandboxrun.data import record_of
 from sandboxrun.errors import Diagnostic, UsageError
 from sandboxrun.plan.changes import compare
 from sandboxrun.probe import outside
-from sandboxrun.probe.program import CONFIG
+from sandboxrun.probe.program import is_probe
 from sandboxrun.probe.verdicts import Comparison, Finding, first_number
 from sandboxrun.spec.names import matches
 from sandboxrun.spec.project import Profile
@@ -79,7 +80,6 @@ def gateway_findings(
 def _differing_rules(view: GatewayView, spec: SandboxSpec, observed: ObservedSandbox) -> list[str]:
     """How the rules that it says to serve by, which are those in its file, differ from the declared ones. The addresses
     that it refuses beside them are the engine's machine's, as they were when it was started."""
-    from sandboxrun.data import record_of
     from sandboxrun.gateway.rules import digest_of_rules, rules_document
 
     assert spec.egress is not None
@@ -338,8 +338,7 @@ def verify_running(engine: Backend, profile: Profile, store: Store, names: tuple
         o
         for o in snapshot.sandboxes
         # one-offs of a verification run with options that are not the declared ones on purpose
-        if isinstance(o.state, Running)
-        and not (o.one_off and any(config.source == CONFIG for config in (o.applied or o.spec).configs))
+        if isinstance(o.state, Running) and not (o.one_off and is_probe(o.applied or o.spec))
     ]
     chosen = [o for o in live if not names or matches(o.address, names)]
     missing = [f"no sandbox {name} runs" for name in names if not any(matches(o.address, (name,)) for o in live)]

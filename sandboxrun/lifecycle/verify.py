@@ -20,16 +20,18 @@ from msgspec import structs
 from sandboxrun.backend.base import Machine
 from sandboxrun.backend.session import Made, Session, silent
 from sandboxrun.data import record_of
-from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError
+from sandboxrun.errors import ApplyError, Diagnostic, ExitCode, SandboxrunError, few, one_line
 from sandboxrun.evidence.folder import keep, scratch
 from sandboxrun.evidence.parts import FILE
-from sandboxrun.evidence.store import RunResult, Store
+from sandboxrun.evidence.store import RunResult, Store, no_store
 from sandboxrun.gateway.subnets import candidates
-from sandboxrun.lifecycle.apply import ApplySettings
+from sandboxrun.lifecycle.apply import ApplySettings, carry_out, locked
 from sandboxrun.lifecycle.job import Making
 from sandboxrun.lifecycle.places import file_contents
 from sandboxrun.lifecycle.run import Runner, RunOptions
 from sandboxrun.lifecycle.running import look_at, namespaces_of
+from sandboxrun.plan import operations as op
+from sandboxrun.plan.planner import make_collect_plan
 from sandboxrun.probe import program
 from sandboxrun.probe.controls import judge
 from sandboxrun.probe.verdicts import OUTCOME, Context, Finding, Phase, Seen, Verdict, value
@@ -39,7 +41,7 @@ from sandboxrun.spec.option_types import CLOSED
 from sandboxrun.spec.project import DeclaredSandbox, FileSpec, Profile
 from sandboxrun.spec.records import Attachment, Lifetime
 from sandboxrun.spec.spec import SandboxSpec, settle
-from sandboxrun.spec.state import Image, Running
+from sandboxrun.spec.state import Image, ObservedSandbox, Running, Snapshot, from_label
 from sandboxrun.spec.types import SECOND, freeze
 from sandboxrun.threads import Aside
 
@@ -247,6 +249,7 @@ def gateway_of(seen: Seen) -> str | None:
 # -- `verify`: each sandbox beside the weak one
 
 _MOST_HOSTS = 6  # of the engine's machine's addresses: each is tried on several ports
+_MOST_NAMED = 5  # sandboxes of killed runs that are named
 _BESIDE = (Phase.STUBBORN, Phase.MEMORY, Phase.PROCESSES)
 
 
@@ -272,6 +275,7 @@ class Verification:
         self._no_weak = ""
         self._weak: dict[str, _Weak] = {}
         self._stopped = threading.Event()
+        self.notices: tuple[Diagnostic, ...] = ()  # of what killed commands left that stays
 
     def run(self, sandboxes: tuple[DeclaredSandbox, ...]) -> tuple[Finding, ...]:
         """The findings of each, in this order. Raises SandboxrunError when one can't be started, Interrupted after
@@ -279,6 +283,8 @@ class Verification:
         if not sandboxes:
             return ()
         file_contents(self._profile, self._settings.environment, sandboxes)  # what is missing is reported at once
+        if self._making is None:  # else whoever holds the lock collects them
+            self.notices = clear_killed(self._engine, self._profile, self._settings)
         with _store(self._profile) as store, contextlib.ExitStack() as beside:
             self._prober = prober = Prober(self._engine, self._profile, store, self._settings, self._making)
             if self._stopped.is_set():
@@ -404,6 +410,61 @@ def _store(profile: Profile) -> Iterator[Store]:
                 message = f"what the probes left is kept in {keep(folder)} until the next verify"
                 error.diagnostics = (*error.diagnostics, Diagnostic(message=message, severity="notice"))
             raise
+
+
+# -- What a verification left that was killed: its containers, and what they keep in workspaces
+
+
+def clear_killed(
+    engine: Backend,
+    profile: Profile,
+    settings: ApplySettings,
+    keeping: Mapping[str, Mapping[str, str]] | None = None,
+) -> tuple[Diagnostic, ...]:
+    """Remove the probes of the project's verifications that were killed: their evidence was to go with them. What is
+    told of the sandboxes of killed runs which still keep something in a workspace: they go with their evidence only.
+
+    Who knows them gives those that are `keeping` anything, by container: then nothing else is looked for. Raises
+    nothing: what can't be removed is left to the next command.
+    """
+    known = _of(profile, engine.collect(no_store()) if keeping is None else keeping)
+    if keeping is None or any(map(_is_probe, known.values())):
+        with contextlib.suppress(SandboxrunError):
+            _remove_killed(engine, profile, settings)
+            known = _of(profile, engine.collect(no_store()))
+    names = sorted({f"{own.get(labels.SANDBOX)} (run {own.get(labels.RUN, '')[:12]})" for own in known.values()})
+    if not names:
+        return ()
+    left = one_line(few(names, _MOST_NAMED))
+    message = f"what sandboxrun created in a workspace stays there for sandboxes of killed commands: {left}"
+    return (Diagnostic(message=f"{message}; `reap`, `apply` or `destroy` collects them", severity="notice"),)
+
+
+def _of(profile: Profile, found: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
+    return {id: own for id, own in found.items() if own.get(labels.PROJECT) == profile.project}
+
+
+def _is_probe(own: Mapping[str, str]) -> bool:
+    spec = from_label(own.get(labels.SPEC))
+    return spec is not None and program.is_probe(spec)
+
+
+def _remove_killed(engine: Backend, profile: Profile, settings: ApplySettings) -> None:
+    """Raises SandboxrunError, of somebody at work in the project too: it is not waited for."""
+
+    def left(snapshot: Snapshot) -> list[ObservedSandbox]:
+        gone = (o for o in snapshot.sandboxes if o.one_off and o.id in snapshot.orphaned)
+        return [o for o in gone if program.is_probe(o.applied or o.spec)]
+
+    bare, store = structs.replace(profile, sandboxes=()), no_store()
+    if not left(engine.observe(bare, store)):
+        return
+    own = structs.replace(settings, listener=silent, on_wait=None, lock_wait=0.0, stop=threading.Event())
+    with locked(engine, profile, own) as guard:
+        snapshot = engine.observe(bare, store)
+        plan = make_collect_plan(bare, snapshot, left(snapshot), networks=True, leftovers=True, keep=False)
+        steps = tuple(s for s in plan.operations if not isinstance(s, op.StopSandbox | op.CaptureEvidence))
+        carry_out(structs.replace(plan, operations=steps), snapshot, engine, bare, store, own, guard)
 
 
 # -- `apply --verify` and `run --verify`: nothing starts unless all holds, and what runs is looked at from outside

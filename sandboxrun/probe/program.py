@@ -229,6 +229,11 @@ _FILES = (
 _TIMEOUT = {Phase.BATTERY: 60, Phase.PROCESSES: 30, Phase.MEMORY: 30, Phase.STUBBORN: 2}  # seconds
 
 
+def is_probe(spec: SandboxSpec) -> bool:
+    """Whether a sandbox is one of these, by what it was made with."""
+    return any(config.source == CONFIG for config in spec.configs)
+
+
 def staged(context: Context, phase: Phase) -> SandboxSpec:
     """The sandbox as it is started for a phase: as declared, with the program in place of its command.
 
@@ -250,6 +255,7 @@ def staged(context: Context, phase: Phase) -> SandboxSpec:
 def staged_weak(context: Context, phase: Phase) -> SandboxSpec:
     """The weak sandbox as it is started for a phase. `context` is the strong one's, with the weak one's addresses."""
     started = _started(phase, command(phase, context, weak=True), 60)
+    started["stop_grace_period"] = SECOND  # it has nothing to finish, and neighbours ignore TERM
     return settle(structs.replace(weak(context.spec), configs=_FILES, **started))
 
 

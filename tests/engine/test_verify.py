@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,44 @@ def test_what_a_killed_one_left_is_collected(
     assert cli("destroy", "-y", "-q").code == 0
     assert engine_client.containers.list(all=True, filters=mine, ignore_removed=True) == []
     assert engine_client.networks.list(filters=mine) == engine_client.volumes.list(filters=mine) == []
+
+
+@pytest.mark.parametrize("then", ["run", "verify"])
+def test_what_a_killed_one_keeps_in_a_workspace_goes_with_the_next(
+    then: str, engine_client: docker.DockerClient, folder: Path, project: str, busybox: str, cli: Cli
+) -> None:
+    """With all its containers, whatever they do, and their networks; what a killed run left stays, and is told."""
+    workspace = "workspace: {source: ./ws, access: rw}"
+    write(folder, project, f"  agent: {{image: {busybox}, network_mode: none, command: ['true'], {workspace}}}\n")
+    (folder / "ws").mkdir()
+    mine = {"label": f"sandboxrun.project={project}"}
+
+    def kill(*arguments: str) -> None:
+        process = cli.start(*arguments)
+        until = time.monotonic() + 60
+        while not any((folder / "ws").iterdir()) or not engine_client.containers.list(
+            filters=mine, ignore_removed=True
+        ):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+        process.kill()
+        cli.finish(process)
+
+    def there() -> tuple[int, int, list[str]]:
+        containers = engine_client.containers.list(all=True, filters=mine, ignore_removed=True)
+        return len(containers), len(engine_client.networks.list(filters=mine)), os.listdir(folder / "ws")
+
+    kill("verify", "agent")
+    assert there()[0] > 0 and len(there()[2]) > 10
+    ran = cli(then, "agent", timeout=300)
+    assert (ran.code, "notice" in ran.err, there()) == (0, False, (0, 0, [])), ran.err
+
+    kill("run", "agent", "--", "sleep", "600")
+    ran = cli(then, "agent", timeout=300)
+    assert ran.code == 0 and "stays there for sandboxes of killed commands: agent (run " in ran.err
+    assert there()[0] == 1 and len(there()[2]) > 10
+    assert cli("destroy", "-y", "-q").code == 0
+    assert there() == (0, 0, [])
 
 
 # -- apply --verify and run --verify --------------------------------------------------------------------------------

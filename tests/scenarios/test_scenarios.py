@@ -23,12 +23,18 @@ from sandboxrun.lifecycle import job as job_room
 from sandboxrun.lifecycle.apply import ApplySettings
 from sandboxrun.lifecycle.job import apply_and_wait
 from sandboxrun.lifecycle.reap import Homes, Scope, reap
-from sandboxrun.lifecycle.run import run
+from sandboxrun.lifecycle.run import Runner, RunOptions, run
+from sandboxrun.lifecycle.verify import clear_killed
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action
 from sandboxrun.plan.planner import Options
+from sandboxrun.probe import program
 from sandboxrun.spec import labels
+from sandboxrun.spec.project import FileSpec
+from sandboxrun.spec.records import FileRef
+from sandboxrun.spec.spec import settle
 from sandboxrun.spec.state import Offers
+from sandboxrun.spec.types import freeze
 from tests.conftest import examples
 from tests.scenarios.world import Job, new_world, read
 
@@ -352,6 +358,79 @@ def test_what_a_killed_run_left_is_collected(tmp_path: Path, kind: str, then: st
     getattr(after, then)()
     after.destroy()
     assert world.boxes == {}
+
+
+def killed_run(world: World, job: Job, kind: str) -> None:
+    """A `run` of the job's sandboxes that is killed before the first step of this kind."""
+
+    def kill(dead: Fake, step: Any) -> None:
+        if type(step).__name__ == kind:
+            dead.kill()
+
+    world.before = kill
+    with pytest.raises((Killed, SandboxrunError)):
+        run(Fake(world), job.profile, job.store, job.profile.sandboxes)
+    world.before = lambda dead, step: None
+
+
+@pytest.mark.parametrize("by", ["run", "verify"])
+def test_what_a_killed_verify_keeps_in_a_workspace_goes_with_the_next_command(tmp_path: Path, by: str) -> None:
+    """Its sandboxes are removed whatever they do, without evidence; one of a killed run stays, and that is told."""
+    world = new_world()
+    (tmp_path / "ws").mkdir()
+    sandbox = {"workspace": {"source": "./ws", "access": "rw"}, "command": ["true"]}
+    job = job_on(world, tmp_path, {"agent": sandbox})
+    (agent,) = job.profile.sandboxes
+    spec = settle(structs.replace(agent.spec, configs=(FileRef(source=program.CONFIG),)))
+    probing = structs.replace(
+        job.profile,
+        configs=freeze({program.CONFIG: FileSpec(content="x")}),
+        sandboxes=(structs.replace(agent, spec=spec),),
+    )
+    probe = structs.replace(job, profile=probing)
+    killed_run(world, job, "CaptureEvidence")
+    ((left, box),) = world.boxes.items()
+    for kind in ("CaptureEvidence", "StartSandbox", "StartSandbox"):
+        killed_run(world, probe, kind)
+    running = [*world.boxes.values()][-1]
+    running.spec = structs.replace(running.spec, command=("sleep", "1000"))
+    running.start()
+    assert [one.status for one in world.boxes.values()] == ["exited", "exited", "created", "running"]
+
+    if by == "run":
+        runner = Runner(job.backend, job.profile, job.store, ApplySettings(), RunOptions())
+        runner.run(job.profile.sandboxes)
+        told = runner.notices
+    else:
+        told = clear_killed(job.backend, job.profile, ApplySettings())
+    assert [*world.boxes] == [left]
+    assert [(notice.message, notice.help) for notice in told] == [
+        (
+            "what sandboxrun created in a workspace stays there for sandboxes of killed commands: "
+            f"agent (run {box.labels[labels.RUN][:12]}); `reap`, `apply` or `destroy` collects them",
+            None,
+        )
+    ]
+    assert len(job.store.entries()) == (1 if by == "run" else 0)
+    job.destroy()
+    assert world.boxes == {} and clear_killed(job.backend, job.profile, ApplySettings()) == ()
+
+
+def test_a_verify_that_lives_keeps_what_it_has_and_who_is_at_work_is_not_waited_for(tmp_path: Path) -> None:
+    world = new_world()
+    (tmp_path / "ws").mkdir()
+    job = job_on(world, tmp_path, {"agent": {"workspace": {"source": "./ws", "access": "rw"}}})
+    killed_run(world, job, "StartSandbox")
+    (box,) = world.boxes.values()
+    spec = settle(structs.replace(box.spec, configs=(FileRef(source=program.CONFIG),)))
+    box.spec, box.applied, box.labels[labels.SPEC] = spec, spec, spec.label
+    box.job.dead = False
+    assert (clear_killed(job.backend, job.profile, ApplySettings()), len(world.boxes)) == ((), 1)
+    box.job.dead = True
+    with Fake(world).lock("tale", wait=0):
+        (notice,) = clear_killed(job.backend, job.profile, ApplySettings())
+    assert "agent (run " in notice.message and len(world.boxes) == 1
+    assert (clear_killed(job.backend, job.profile, ApplySettings()), world.boxes) == ((), {})
 
 
 # -- jobs side by side

@@ -18,12 +18,13 @@ import stat
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import structs
 
 from sandboxrun.backend.docker.observe import APPLIED
+from sandboxrun.backend.owner import decode
 from sandboxrun.data import Data, json_as
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError, reason_of
@@ -41,7 +42,7 @@ from sandboxrun.evidence.folder import (
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.spec import labels
 from sandboxrun.spec.guard import GUARDS, HIDDEN, MAKEFILES
-from sandboxrun.spec.names import JUDGING
+from sandboxrun.spec.names import JUDGING, kept_name
 from sandboxrun.spec.project import DeclaredSandbox
 
 if TYPE_CHECKING:
@@ -176,14 +177,17 @@ def _content(top: Folder, path: str) -> str | None:
     return None if known else ""
 
 
-def release(engine: Engine, store: Store) -> None:
+def release(engine: Engine, store: Store) -> Mapping[str, Mapping[str, str]]:
     """Take away the stand-ins that no sandbox on the engine has in it. Never raises for one that can't be: it is left
-    to the next time."""
+    to the next time. The containers, each with its labels, that alone keep any, for nobody collects them: of a `run` or
+    a `verify` whose process is gone."""
+    stay = set[str]()
     with contextlib.suppress(OSError, SandboxrunError), store.state(NOTES) as notes:
         if not notes.names():
-            return
+            return {}
         with locked(notes.fd, notes.path, wait=_WAIT):
-            used = _used(engine)
+            users = tuple(_users(engine))
+            used = frozenset[str]().union(*(user.paths for user in users))
             for name in notes.names():
                 note = None if name.startswith(PARTIAL) else _read(notes, name)
                 if note is None:
@@ -194,6 +198,9 @@ def release(engine: Engine, store: Store) -> None:
                     left = {p: one for p, one in made if at(p) in used or not _taken_away(note.source, p, one)}
                     if left.keys() != note.made.keys():
                         structs.replace(note, made=left).write(notes)
+                    stay |= set(map(at, left))
+        return {user.id: user.labels for user in users if user.abandoned and not stay.isdisjoint(user.paths)}
+    return {}
 
 
 def _taken_away(source: str, path: str, one: _StandIn) -> bool:
@@ -221,25 +228,45 @@ def _taken_away(source: str, path: str, one: _StandIn) -> bool:
     return True
 
 
-def _used(engine: Engine) -> frozenset[str]:
-    """All that a workspace on the engine has protected, whosever it is. By label: a listing need not show mounts."""
-    found = set()
+class _User(Data):
+    """A container that has a workspace: what of it is protected there, and whether nobody collects it."""
+
+    id: str
+    labels: Mapping[str, str]
+    paths: frozenset[str]
+    abandoned: bool
+
+
+def _users(engine: Engine) -> Iterator[_User]:
+    """All on the engine, whosever they are. By label: a listing need not show mounts."""
     for container in engine.containers(labels={labels.WORKSPACE: None}):
-        label = json_as(dict, labels.read(container.get("Labels")).get(labels.WORKSPACE, ""))
+        own = labels.read(container.get("Labels"))
+        label = json_as(dict, own.get(labels.WORKSPACE, ""))
         with contextlib.suppress(ValueError, KeyError, TypeError):
             source = os.path.realpath(str(label["source"]))
-            found |= {os.path.join(source, str(path)) for path in label["protected"]}
-    return frozenset(found)
+            paths = frozenset(os.path.join(source, str(path)) for path in label["protected"])
+            yield _User(
+                id=str(container.get("Id") or ""), labels=own, paths=paths, abandoned=_is_forsaken(container, own)
+            )
 
 
-def collect(engine: Engine, store: Store, *, thorough: bool = False) -> None:
+def _is_forsaken(container: Mapping[str, Any], own: Mapping[str, str]) -> bool:
+    """Whether it is a one-off whose process is certainly gone, and was not kept after its end on purpose."""
+    owner, kept = decode(own.get(labels.OWNER, "")), kept_name("", own.get(labels.RUN, ""))
+    if owner is None or labels.ONE_OFF not in own or any(str(n).endswith(kept) for n in container.get("Names") or ()):
+        return False
+    return owner.is_gone
+
+
+def collect(engine: Engine, store: Store, *, thorough: bool = False) -> Mapping[str, Mapping[str, str]]:
     """Take away what can be; `thorough`, also of sandboxes that somebody else may have removed. Never raises: what
-    can't be is left to the next time."""
-    release(engine, store)
+    can't be is left to the next time. See `release` for what it gives."""
+    keeping = release(engine, store)
     with contextlib.suppress(OSError, SandboxrunError), store.state(STAGING) as staging:
         _unstage(engine, staging, thorough)
     with contextlib.suppress(OSError, SandboxrunError):
         collect_scratches(store)
+    return keeping
 
 
 def _unstage(engine: Engine, staging: Folder, thorough: bool) -> None:

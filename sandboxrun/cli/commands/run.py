@@ -105,6 +105,7 @@ def run(
             alone = given.quiet and len(results) == 1 and ended_by_itself(results[0])  # its code says it all
             told = runs_text(results, sensitive=profile.sensitive, relative_to=Path.cwd(), brief=given.quiet)
             note(told, quiet=alone)
+    tell_all(() if given.quiet else runner.notices)
     if error is not None:
         error.exit_code = forwarding.exit_code(error.exit_code)
         raise error

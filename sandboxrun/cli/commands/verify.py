@@ -69,10 +69,12 @@ def _probed(profile: Profile, chosen: tuple[DeclaredSandbox, ...], given: opt.Gi
         verification = Verification(engine, profile, settings, tell=tell)
         try:
             with forwarding.to(verification.signal):
-                return verification.run(chosen)
+                found = verification.run(chosen)
         except Interrupted as error:
             error.exit_code = forwarding.exit_code(0)
             raise
+    tell_all(() if given.quiet else verification.notices)
+    return found
 
 
 def report_in(form: str, report: Report) -> str | dict[str, Any]:

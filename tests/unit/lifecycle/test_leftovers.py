@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from sandboxrun.backend.docker.leftovers import collect, held
+from sandboxrun.backend.owner import this_process
 from sandboxrun.errors import ApplyError
 from sandboxrun.evidence.folder import OWNER, Folder, keep, scratch, state_path
 from sandboxrun.evidence.store import Store
@@ -31,7 +32,8 @@ class Engine(Struct, kw_only=True):
 
     def containers(self, *, labels: Mapping[str, str | None]) -> list[dict[str, Any]]:
         """Those that have the labels."""
-        return [{"Labels": own} for own in self.found if labels.keys() <= own.keys()]
+        found = [(own.get("Id", ""), {key: own[key] for key in own if key != "Id"}) for own in self.found]
+        return [{"Id": id, "Names": [f"/{id}"], "Labels": own} for id, own in found if labels.keys() <= own.keys()]
 
 
 def collected(engine: Engine, store: Store) -> None:
@@ -196,6 +198,29 @@ def test_stand_ins_go_when_no_container_needs_them(made: Path, store: Store) -> 
     collected(engine, store)
     assert names(made) == ["makefile"]
     assert left("stand-ins") == []
+
+
+def test_who_keeps_stand_ins_though_nobody_collects_it_is_told(made: Path, store: Store) -> None:
+    gone, alive = structs.replace(this_process(), started=1).encode(), this_process().encode()
+    label = json.dumps({"source": str(made), "protected": [".git"]})
+    other = json.dumps({"source": str(made), "protected": ["makefile"]})
+    one = {labels.WORKSPACE: label, labels.OWNER: gone, labels.ONE_OFF: "1", labels.RUN: "run-1"}
+    known = {
+        "dead": one,
+        "alive": {**one, labels.OWNER: alive},
+        "applied": {key: text for key, text in one.items() if key != labels.ONE_OFF},
+        "of nobody": {**one, labels.OWNER: "?"},
+        "with no stand-in": {**one, labels.WORKSPACE: other},
+        "p-a.kept-run-1": one,
+    }
+    engine = Engine(found=[{"Id": name, **own} for name, own in known.items()])
+    assert collect(engine, store) == {"dead": one}  # type: ignore[arg-type]
+    assert names(made) == [".git", "makefile"]
+    engine.found = [found for found in engine.found if found["Id"] == "alive"]
+    assert collect(engine, store) == {}  # type: ignore[arg-type]
+    engine.found.clear()
+    assert collect(engine, store) == {}  # type: ignore[arg-type]
+    assert names(made) == ["makefile"]
 
 
 def test_what_was_put_to_use_or_put_in_its_place_is_the_users(made: Path, store: Store) -> None:

@@ -82,6 +82,11 @@ def test_the_weak_one_has_nothing_of_the_profiles() -> None:
     assert made.labels == {} and made.working_dir is None
 
 
+def test_the_weak_one_is_stopped_at_once() -> None:
+    """A neighbour ignores TERM: a destroy after a killed verify would wait for it."""
+    assert staged_weak(context(), Phase.STUBBORN).stop_grace_period == SECOND
+
+
 def test_the_weak_one_has_every_restriction_taken_off() -> None:
     payload = encode(staged_weak(context(), Phase.BATTERY), name="weak", names=Names(project="p"), own_labels={})
     host = payload["HostConfig"]
