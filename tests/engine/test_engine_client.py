@@ -31,6 +31,7 @@ from sandboxrun.backend.errors import (
     RegistryError,
     Unsupported,
 )
+from tests.conftest import until
 from tests.engine.forwarders import certificates, ssh_command, tcp_forwarder
 from tests.engine.own_engine import OwnEngine
 from tests.engine.registry import LocalRegistry
@@ -219,6 +220,7 @@ def test_updates_and_names(client: Engine, make: Make, project: str) -> None:
 def test_usage_and_changes(client: Engine, make: Make) -> None:
     id = make("sh", "-c", "echo x > /made; exec sleep 600", start=True)
     assert client.stats(id)["memory_stats"]["usage"] > 0
+    until(lambda: ("/made", "added") in client.changes(id))
     client.kill_container(id)
     assert ("/made", "added") in client.changes(id)
 
