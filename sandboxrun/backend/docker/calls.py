@@ -123,7 +123,7 @@ class Answer(Data, unshown=("response",)):
             raise EngineError(self.operation, "the engine's answer is not JSON", status=self.response.status) from error
 
     def mapping(self, shape: Shape | None = None) -> Json:
-        """The whole body as a JSON object, of one of the shapes in shapes.py."""
+        """The whole body as a JSON object, of one of the shapes below."""
         value = self.json()
         if not isinstance(value, dict):
             raise self._unfit("is not a JSON object")
