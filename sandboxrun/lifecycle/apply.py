@@ -347,10 +347,11 @@ class Outcome(Data):
 
 
 class CarriedOut(Outcome):
-    """The outcome of a plan that was carried out."""
+    """The outcome of a plan that was carried out; `keeping` is what `Backend.collect` gave after it."""
 
     applied: Applied
     session: Session
+    keeping: Mapping[str, Mapping[str, str]]
 
 
 def apply(
@@ -505,8 +506,8 @@ def carry_out(
         with span("carry out", sensitive=session.masked, project=profile.project, steps=len(made.operations)):
             applied = execute(made.operations, session, parallelism=settings.parallelism)
     finally:
-        engine.collect(store)
-    return CarriedOut(plan=made, applied=applied, session=session)
+        keeping = engine.collect(store)
+    return CarriedOut(plan=made, applied=applied, session=session, keeping=keeping)
 
 
 def get_ready(engine: Backend) -> None:

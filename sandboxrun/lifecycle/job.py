@@ -109,6 +109,7 @@ class Job:
         self._within = here()
         self._joined = contextlib.ExitStack()  # leases of others that wait for the same sandboxes, or did
         self.watches: dict[str, Watch] = {}
+        self.keeping: Mapping[str, Mapping[str, str]] = {}  # what `Backend.collect` gave last
 
     def watch_from_start(self, session: Session, how: Callable[[DeclaredSandbox], Watching]) -> None:
         """Have all that the session starts watched."""
@@ -237,6 +238,7 @@ class Job:
             outcome = carry_out(
                 plan, snapshot, engine, profile, store, settings, guard, watched=watched, events=events, asked=asked
             )
+        self.keeping = outcome.keeping
         outcome.applied.check()
         self._collected |= outcome.session.captured
         self._kept |= {step.container: step.name for step in plan.operations if isinstance(step, KeepSandbox)}

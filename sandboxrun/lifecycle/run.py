@@ -189,6 +189,7 @@ class Runner:
             outcome = carry_out(
                 made, snapshot, self._engine, profile, self._store, self._settings, guard, prepare=prepare
             )
+        job.keeping = outcome.keeping
         return outcome.applied
 
     def _stop_dependencies(self, profile: Profile) -> None:
@@ -204,13 +205,11 @@ class Runner:
         watch.wait(NOTICE)  # what could not be stopped is stopped, or reported, when its evidence is taken
 
     def _clear_killed(self) -> None:
-        """Take away what killed commands left in workspaces: it is known already where there is none."""
-        if self._settings.probing or self._signals:
-            return
-        if keeping := self._engine.collect(self._store):
+        """Take away what killed commands left in workspaces: what was collected last tells whether there is any."""
+        if self._job.keeping and not (self._settings.probing or self._signals):
             from sandboxrun.lifecycle.verify import clear_killed
 
-            self.notices = clear_killed(self._engine, self._profile, self._settings, keeping)
+            self.notices = clear_killed(self._engine, self._profile, self._settings, self._job.keeping)
 
     def _deliver(self) -> None:
         """Wait for whoever takes the output. A consumer that takes nothing keeps nobody waiting who has asked for the
