@@ -427,11 +427,11 @@ def clear_killed(
     Who knows them gives those that are `keeping` anything, by container: then nothing else is looked for. Raises
     nothing: what can't be removed is left to the next command.
     """
-    known = _of(profile, engine.collect(no_store()) if keeping is None else keeping)
-    if keeping is None or any(map(_is_probe, known.values())):
+    if keeping is None or any(map(_is_probe, _of(profile, keeping).values())):
         with contextlib.suppress(SandboxrunError):
             _remove_killed(engine, profile, settings)
-            known = _of(profile, engine.collect(no_store()))
+        keeping = engine.collect(no_store())
+    known = _of(profile, keeping)
     names = sorted({f"{own.get(labels.SANDBOX)} (run {own.get(labels.RUN, '')[:12]})" for own in known.values()})
     if not names:
         return ()
