@@ -338,6 +338,7 @@ class ReviewTerms(Data):
     trusted: Trusted = trusts_all
     greatest: Profile | None = None  # no sandbox may exceed its sandboxes
     path: Callable[[str], str] = lambda name: name  # a file's name → its path from the project's root
+    named: tuple[str, ...] = ()  # the files of these that the caller named
 
 
 def look(subjects: Iterable[Subject], *, when: str = "") -> Iterator[AuditFinding]:

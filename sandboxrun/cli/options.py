@@ -278,7 +278,8 @@ _STREAM = r"-|/dev/stdin|/dev/fd/\d+|/proc/[^/]+/fd/\d+"
 
 def default_files() -> tuple[Path, ...]:
     """The profile in the current directory, if there is one."""
-    found = [Path(name) for name in PROFILES if os.path.lexists(name)]
+    # an empty directory keeps the place while a sandbox may write beside it
+    found = [Path(name) for name in PROFILES if os.path.lexists(name) and not os.path.isdir(name)]
     if len(found) > 1:
         raise UsageError("there are both sandbox.yaml and sandbox.yml", help="pass the one you mean with --file")
     return tuple(found)

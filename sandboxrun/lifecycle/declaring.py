@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from functools import cache
 from itertools import combinations, islice, product
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -23,12 +24,12 @@ from sandboxrun.audit.diff import exceeding as over
 from sandboxrun.audit.finding import AuditFinding, Hit, Severity, placed
 from sandboxrun.audit.judge import Gap, ReviewTerms, judge, look
 from sandboxrun.audit.policy import breaches
-from sandboxrun.audit.rules.meta import EXCEEDS, FREE_VARIABLE
+from sandboxrun.audit.rules.meta import EXCEEDS, FREE_VARIABLE, JUDGES_ITSELF
 from sandboxrun.audit.subject import NONE, Subject, callers
 from sandboxrun.data import Data
 from sandboxrun.errors import Diagnostic, ListNode, MapNode, Node, ProfileError, SandboxrunError, Scalar, Span
 from sandboxrun.lifecycle.review import Reviewed, Sources, Target, policy_file_of, terms
-from sandboxrun.profile.files import reason
+from sandboxrun.profile.files import may_be_written, own_files, reason
 from sandboxrun.profile.loader import Loaded, Written, load_whole
 from sandboxrun.profile.templates import Place, Ways
 from sandboxrun.profile.variables import InputRefused, Inputs, Variable, VariableRules, check
@@ -47,10 +48,11 @@ class Everywhere(dict[str, str]):
         return callers(key)
 
 
-def load_target(target: Target, inputs: Inputs | None = None) -> Loaded:
-    """A profile as the review loads it: no value of the caller's environment plays a part. Raises ProfileError."""
+def load_target(target: Target, inputs: Inputs | None = None, *, greatest: bool = False) -> Loaded:
+    """A profile as the review loads it: no value of the caller's environment plays a part. `greatest`: it is what
+    others are judged by. Raises ProfileError."""
     given = inputs or Inputs()
-    return load_whole(target.paths, lambda variables: _completed(given, variables))
+    return load_whole(target.paths, lambda variables: _completed(given, variables), greatest=greatest)
 
 
 def load_under(loaded: Loaded, inputs: Inputs, values: Mapping[str, Any], ways: Ways | None = None) -> Profile | None:
@@ -84,7 +86,7 @@ def add_profile(target: Target, given: Inputs | None, by: ReviewTerms, into: Rev
         found = tuple(look(made))
         into.subjects += made
         into.looked += found
-        beyond = tuple(exceeding(loaded.profile, by))
+        beyond = (*exceeding(loaded.profile, by), *judging_itself(loaded.profile, by))
         into.findings += beyond
         if loaded.written.variables:
             now = (*found, *beyond, *(breach for subject in made for breach in _breaches(subject, by)))
@@ -126,12 +128,22 @@ def exceeding(profile: Profile, by: ReviewTerms, disk: declared.Disk | None = No
             yield placed(EXCEEDS, Hit(step.key, message, item=step.item), subject)
 
 
+def judging_itself(profile: Profile, by: ReviewTerms, disk: declared.Disk | None = None) -> Iterator[AuditFinding]:
+    """The files that sandboxes are judged by, and that one of them may write to."""
+    files = own_files(map(Path, by.named)) | (by.greatest.rests_on if by.greatest is not None else frozenset())
+    for sandbox, subject in zip(profile.sandboxes, declared.subjects(profile, disk), strict=True) if files else ():
+        for key, item, path in may_be_written(sandbox, files):
+            message = f"the sandbox may write to {by.path(str(path))}, by which it is judged"
+            yield placed(JUDGES_ITSELF, Hit(key, message, item=item), subject)
+
+
 def refuse(profile: Profile, sources: Sources, environment: Mapping[str, str], today: date) -> None:
     """Raise ProfileError for what the policy does not allow of a profile: the same judging as in a review."""
     by = terms(sources, today=today)
     disk = declared.Disk(real=os.path.realpath, holds=held, caller=environment.get)
     made = declared.subjects(profile, disk)
-    verdict = judge(made, by, files=profile.files, others=exceeding(profile, by, disk))
+    others = (*exceeding(profile, by, disk), *judging_itself(profile, by, disk))
+    verdict = judge(made, by, files=profile.files, others=others)
     faults = []
     for finding in verdict.at_least(by.policy.fail_on):
         message = f"{', '.join(finding.subjects)}: {finding.message} ({finding.rule})"

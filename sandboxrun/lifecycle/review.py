@@ -238,9 +238,17 @@ def terms(
     if greatest is not None:  # read from the disk: a policy that names one names a file
         from sandboxrun.lifecycle.declaring import load_target
 
-        most = load_target(Target(kind="profile", paths=(greatest,))).profile
+        most = load_target(Target(kind="profile", paths=(greatest,)), greatest=True).profile
+    named = (sources.policy, sources.max_profile, sources.waivers, sources.baseline)
     by = ReviewTerms(
-        policy=policy, waivers=waivers, baseline=baseline, today=today, strict=strict, path=path, greatest=most
+        policy=policy,
+        waivers=waivers,
+        baseline=baseline,
+        today=today,
+        strict=strict,
+        path=path,
+        greatest=most,
+        named=tuple(str(file) for file in named if file is not None),
     )
     if sources.trusted is None:
         return by

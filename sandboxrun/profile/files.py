@@ -21,7 +21,7 @@ from msgspec import structs
 from sandboxrun.data import Data
 from sandboxrun.errors import MapNode, Problems, Scalar, SourceFile, Span
 from sandboxrun.spec.guard import GUARDS, guarded, mounts_of, parents
-from sandboxrun.spec.names import JUDGING, POLICY
+from sandboxrun.spec.names import JUDGING, POLICY, PROFILES, TAKEN_UP
 
 if TYPE_CHECKING:
     from sandboxrun.spec.project import DeclaredSandbox, FileSpec
@@ -160,7 +160,12 @@ def is_missing(path: Path) -> bool:
 def project_root(path: Path) -> Path:
     """The nearest directory above that is a repository's; the path's own directory where there is none."""
     start = Path(os.path.abspath(path if path.is_dir() else path.parent))
-    return next((place for place in (start, *start.parents) if (place / ".git").exists()), start)
+    return next((place for place in (start, *start.parents) if is_repository(place)), start)
+
+
+def is_repository(directory: Path) -> bool:
+    """Whether a directory is the top of a repository."""
+    return (directory / ".git").exists()
 
 
 # -- Reading a profile's files: bytes from disk to a `SourceFile`, within bounds
@@ -260,23 +265,49 @@ def own_files(read: Iterable[Path], *files: Mapping[str, FileSpec]) -> frozenset
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is anything in a place for a policy, waivers or a baseline. An empty directory is what keeps the
-    place while a sandbox may write beside it."""
-    return os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
+    """Whether there is anything in a place for a profile, a policy, waivers or a baseline. An empty directory is what
+    keeps the place while a sandbox may write beside it."""
+    try:
+        return os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
+    except OSError:  # it can't be looked into
+        return True
 
 
-def judged_by(directory: Path) -> Iterator[Path]:
-    """The files by which the project's sandboxes are judged, also where they are not there: what writes one decides
-    about the next sandbox."""
+def taken_up(directory: Path) -> Iterator[Path]:
+    """The files that the next command takes up without being given their names, also where they are not there: what
+    writes one decides about the next sandbox. A profile of the second name is none beside one of the first."""
+    root = project_root(directory)
+    yield from (root / name for name in JUDGING)
+    for place in dict.fromkeys((directory, root)):
+        there = [place / name for name in PROFILES if is_there(place / name)]
+        yield from there or [place / name for name in PROFILES]
+
+
+def greatest_profile(directory: Path) -> Path | None:
+    """The `max_profile` that the policy in the project's root names."""
     from sandboxrun.profile.yaml import parse_yaml
 
     root = project_root(directory)
-    yield from (root / name for name in JUDGING)
     policy = read_source(root / POLICY, POLICY, Problems()) if (root / POLICY).is_file() else None
     node = parse_yaml(policy, Problems()) if policy is not None else None
     greatest = node.get("max_profile") if isinstance(node, MapNode) else None
     if isinstance(greatest, Scalar) and isinstance(greatest.value, str) and "\0" not in greatest.value:
-        yield Path(os.path.normpath(root / greatest.value))
+        return Path(os.path.normpath(root / greatest.value))
+    return None
+
+
+def may_be_written(sandbox: DeclaredSandbox, paths: frozenset[Path]) -> Iterator[tuple[str, str | None, Path]]:
+    """Those of the files that the sandbox may write to or replace, as they lie on this machine, each with the option
+    and its item that let it."""
+    workspace = sandbox.spec.workspace
+    if workspace is not None and workspace.access == "rw":
+        kept = frozenset(workspace.protected)
+        for inner in sorted(below(workspace.source, paths)):
+            if kept.isdisjoint((inner, *parents(inner))):
+                yield "workspace", None, Path(workspace.source, inner)
+    for mount in sandbox.spec.volumes:
+        if mount.type == "bind" and not mount.read_only and mount.source is not None:
+            yield from (("volumes", mount.target, Path(mount.source, i)) for i in sorted(below(mount.source, paths)))
 
 
 def with_protected(
@@ -289,7 +320,7 @@ def with_protected(
             if mount.type != "bind" or mount.read_only or mount.source is None or not places.allows(Path(mount.source)):
                 continue  # one that is outside is reported already
             inside = (path for path in own if path.is_relative_to(os.path.realpath(mount.source)))
-            decisive = sorted(path for path in inside if path.name not in JUDGING or is_there(path))
+            decisive = sorted(path for path in inside if path.name not in TAKEN_UP or is_there(path))
             if decisive:
                 what = f"{decisive[0].name}, which the profile depends on"
                 message = f"the bind {mount.target} lets the sandbox write to {what}"
@@ -352,9 +383,11 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     if workspace is None or workspace.access != "rw":
         return sandbox
     span = sandbox.place("workspace")
-    also: Iterable[Path] = ()
+    also: tuple[Path, ...] = ()
+    top = Path(workspace.source)
     try:
-        also = () if ".git" in workspace.writable else tuple(configured(Path(workspace.source)))
+        also = tuple(taken_up(top)) if is_repository(top) else ()
+        also += () if ".git" in workspace.writable else tuple(configured(top))
     except OSError as error:
         if os.path.isdir(workspace.source):
             message = f"the workspace's .git/config can't be read: {reason(error)}: what git runs of it is not known"
@@ -364,8 +397,8 @@ def _guarded(sandbox: DeclaredSandbox, own: frozenset[Path], problems: Problems)
     every = guarded(workspace.writable, below(workspace.source, own | frozenset(also)))
     volumes = [("volumes", mount.target) for mount in sandbox.spec.volumes]
     beside = [*volumes, *(("tmpfs", path) for path in sandbox.spec.tmpfs)]
-    top = f"{workspace.target.rstrip('/')}/"
-    mounts = [(os.path.relpath(p, workspace.target), key, p) for key, p in beside if p.rstrip("/").startswith(top)]
+    inside = f"{workspace.target.rstrip('/')}/"
+    mounts = [(os.path.relpath(p, workspace.target), key, p) for key, p in beside if p.rstrip("/").startswith(inside)]
     covered = {inner for inner, _, _ in mounts}
     # what lies under another mount at the top is out of reach, and the mount can't be moved
     paths = tuple(path for path in every if path.split("/")[0] not in covered)

@@ -32,7 +32,7 @@ from sandboxrun.errors import (
     spellings,
     walk,
 )
-from sandboxrun.profile.files import Places, judged_by, own_files, real_places, with_protected
+from sandboxrun.profile.files import Places, greatest_profile, own_files, real_places, taken_up, with_protected
 from sandboxrun.profile.layers import (
     OBJECTS,
     Bases,
@@ -119,9 +119,12 @@ class Loaded(Data):
             return loader.rendered(self.written)
 
 
-def load_whole(paths: Sequence[Path], given: Callable[[Mapping[str, Variable]], Inputs]) -> Loaded:
-    """`load` for a review, with paths outside of the project allowed; `given` are the values for its variables."""
-    loader = _Loader(paths[0].parent, None, True, tuple(paths))
+def load_whole(
+    paths: Sequence[Path], given: Callable[[Mapping[str, Variable]], Inputs], *, greatest: bool = False
+) -> Loaded:
+    """`load` for a review, with paths outside of the project allowed; `given` are the values for its variables.
+    `greatest`: it is what others are judged by, and rests on nothing but its own files."""
+    loader = _Loader(paths[0].parent, None, True, tuple(paths), greatest=greatest)
     with loader.bounded():
         written = loader.read_files()
         loader.inputs = given(written.variables)
@@ -168,10 +171,16 @@ class _Loader:
     """One load: what its steps share."""
 
     def __init__(
-        self, directory: Path, inputs: Inputs | None, allow_outside: bool, paths: tuple[Path, ...] = ()
+        self,
+        directory: Path,
+        inputs: Inputs | None,
+        allow_outside: bool,
+        paths: tuple[Path, ...] = (),
+        *,
+        greatest: bool = False,
     ) -> None:
         self.root, self.inputs, self.problems = Path(os.path.abspath(directory)), inputs or Inputs(), _Bounded()
-        self.allow_outside, self.paths = allow_outside, paths
+        self.allow_outside, self.paths, self.greatest = allow_outside, paths, greatest
         self.bases = Bases(self.root, self.problems)
         self.renderer = Renderer(self.problems)
         self.secrets: frozenset[str] = frozenset()
@@ -231,9 +240,7 @@ class _Loader:
         extended = {path: document.file for path, document in written.extended.items() if document is not None}
         read: dict[Path, SourceFile | None] = {**extended, **files, **maker.files}
         self._keep(maker.passed, [one.sandbox.spec for one in made], objects)
-        own = own_files(
-            (*self.paths, *read, *maker.other_files, *judged_by(self.root)), objects.secrets, objects.configs
-        )
+        own = own_files((*self.paths, *read, *maker.other_files, *self._judging()), objects.secrets, objects.configs)
         sandboxes = with_protected(sandboxes, own, places, self.problems)
         if not self.problems:
             _check_schema(made, self.problems)
@@ -264,6 +271,23 @@ class _Loader:
             led=freeze(led),
         )
         return structs.replace(profile, digested=cache(lambda: digest_of(effective(profile))))
+
+    def _judging(self) -> Iterator[Path]:
+        """The files that say of the project's sandboxes what they may do: also all that its greatest profile is made
+        of, as far as that is known before a review gives values to its variables."""
+        if self.greatest:
+            return
+        yield from taken_up(self.root)
+        greatest = greatest_profile(self.root)
+        if greatest is not None and greatest.is_file():
+            other = _Loader(greatest.parent, None, True, (greatest,), greatest=True)
+            try:
+                with other.bounded():
+                    yield from other.rendered(other.read_files()).rests_on
+            except ProfileError:  # whoever judges by it says so
+                yield from other.bases.documents
+        if greatest is not None:
+            yield greatest
 
     # -- composing -------------------------------------------------------------------------------------------
 

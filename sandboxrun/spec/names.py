@@ -25,6 +25,7 @@ GATEWAY, KEEPER = "gateway", "keeper"
 PROFILES = ("sandbox.yaml", "sandbox.yml")  # what a profile is called where none is named
 POLICY, WAIVERS, BASELINE = "sandboxrun-policy.yaml", "sandboxrun-waivers.yaml", "sandboxrun-baseline.json"
 JUDGING = (POLICY, WAIVERS, BASELINE)  # in the root of a project
+TAKEN_UP = (*JUDGING, *PROFILES)  # what commands take up that are given no names
 COMPANIONS = (GATEWAY, KEEPER)  # containers that live and go with one sandbox
 
 

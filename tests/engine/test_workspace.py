@@ -17,7 +17,7 @@ from sandboxrun.plan.changes import Action
 from sandboxrun.profile.loader import load
 from sandboxrun.spec import labels
 from sandboxrun.spec.guard import GUARDS
-from sandboxrun.spec.names import JUDGING
+from sandboxrun.spec.names import JUDGING, PROFILES
 from sandboxrun.spec.option import to_plain
 from sandboxrun.spec.project import Profile
 from tests.conftest import Cli, until
@@ -213,6 +213,24 @@ def test_an_agent_writes_no_policy_for_the_next_one(cli: Cli, tmp_path: Path, pr
     assert cli("audit", "--fail-on", "never", cwd=tmp_path).code == 0
     assert cli("destroy", "-y", cwd=tmp_path).code == 0
     assert list(tmp_path.glob("sandboxrun-*")) == []
+
+
+def test_an_agent_writes_no_profile_for_the_next_command(cli: Cli, tmp_path: Path, project: str, busybox: str) -> None:
+    """Which takes up sandbox.yaml where it is given none; meanwhile it finds none."""
+    words = "for f in sandbox.yaml sandbox.yml; do echo '{}' >$f; mv $f x; done; touch begun; sleep 300"
+    (tmp_path / "other.yaml").write_text(
+        f"name: {project}\nsandboxes:\n  a: {{image: '{busybox}', network_mode: none, command: [sh, -c, \"{words}\"],\n"
+        "      workspace: {source: ., access: rw}, stop_grace_period: 1s}\n"
+    )
+    give(tmp_path)
+    assert cli("apply", "-y", "-f", "other.yaml", cwd=tmp_path).code == 0
+    until((tmp_path / "begun").exists)
+    assert [list((tmp_path / name).iterdir()) for name in PROFILES] == [[], []]
+    told = cli("plan", cwd=tmp_path)
+    assert (told.code, "there is no profile here" in told.err) == (2, True)
+    assert cli("plan", "-f", "other.yaml", "--detailed-exitcode", cwd=tmp_path).code == 0
+    assert cli("destroy", "-y", "-f", "other.yaml", cwd=tmp_path).code == 0
+    assert not any((tmp_path / name).exists() for name in (*PROFILES, "x"))
 
 
 def test_what_the_user_puts_in_a_stand_in_stays(world: World) -> None:

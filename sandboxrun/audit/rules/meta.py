@@ -95,6 +95,13 @@ EXCEEDS = _meta(
     "The policy names a profile that no sandbox may exceed, option by option.",
     "narrow the option to what that profile allows",
 )
+JUDGES_ITSELF = _meta(
+    about("SBX916", "May write what judges it", HOST, STEP, cwe=732),
+    "The policy, the waivers, the baseline or a file of the greatest profile lies where the sandbox may write: it says "
+    "what the next one may do.",
+    "keep the file outside of what the sandbox may write to, give it its default name in the project's root, or use "
+    "access: copy",
+)
 
 WIDENED = _meta(
     about("SBX920", "May do more than before", TRACE, STEP, cwe=1188),

@@ -42,7 +42,7 @@ from sandboxrun.evidence.folder import (
 from sandboxrun.evidence.store import STAGING, safe_name
 from sandboxrun.spec import labels
 from sandboxrun.spec.guard import GUARDS, HIDDEN, MAKEFILES
-from sandboxrun.spec.names import JUDGING, kept_name
+from sandboxrun.spec.names import TAKEN_UP, kept_name
 from sandboxrun.spec.project import DeclaredSandbox
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _content(top: Folder, path: str) -> str | None:
     if path == MAKEFILES[0]:
         found = next((other for other in MAKEFILES[1:] if top.kind(other) == stat.S_IFREG), None)
         return f"include {found}\n" if found is not None else None
-    known = path in GUARDS or path in MAKEFILES or path == HIDDEN or os.path.basename(path) in JUDGING
+    known = path in GUARDS or path in MAKEFILES or path == HIDDEN or os.path.basename(path) in TAKEN_UP
     return None if known else ""
 
 

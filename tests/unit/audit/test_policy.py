@@ -134,6 +134,53 @@ def test_the_greatest_profile_bounds_what_is_taken_over_from_the_caller(tmp_path
     assert told(judged(tmp_path, text)) == ["high SBX915 secrets: gets the caller's TOKEN, beyond the greatest profile"]
 
 
+WRITES = "name: p\nsandboxes: {a: {image: 'busybox:1', egress: none, workspace: {source: W, access: rw}}}\n"
+
+
+@pytest.mark.parametrize("kind", ["policy", "max_profile", "waivers", "baseline"])
+@pytest.mark.parametrize("at", ["work/file", "work/a/b/file", "work/link"])
+def test_no_sandbox_may_write_what_judges_it(tmp_path: Path, kind: str, at: str) -> None:
+    (tmp_path / "work/a/b").mkdir(parents=True)
+    texts = {"baseline": '{"findings": []}', "max_profile": WRITES.replace("W", ".").replace("rw", "copy")}
+    file = tmp_path / at
+    if file.name == "link":
+        file.symlink_to(tmp_path / "elsewhere")
+    file.write_text(texts.get(kind, "{}"))
+    (tmp_path / "sandbox.yaml").write_text(WRITES.replace("W", "work"))
+    found = targets([tmp_path / "sandbox.yaml"])[0]
+    sources = Sources(root=tmp_path, **{kind: file})
+    verdict = review(found, terms(sources, today=TODAY))
+    line = f"high SBX916 the sandbox may write to {at}, by which it is judged"
+    assert [one for one in told(verdict) if "SBX916" in one] == [line]
+    (tmp_path / "sandbox.yaml").write_text(WRITES.replace("W", "work").replace("rw", "copy"))
+    assert "SBX916" not in str(told(review(found, terms(sources, today=TODAY))))
+
+
+def test_what_judges_and_is_kept_is_fine(tmp_path: Path) -> None:
+    """What the host runs is read-only anyway, and so are the policy's own names."""
+    (tmp_path / ".github").mkdir()
+    (tmp_path / "sandboxrun-policy.yaml").write_text("{}")
+    (tmp_path / ".github/policy.yaml").write_text("{}")
+    (tmp_path / "sandbox.yaml").write_text(WRITES.replace("W", "."))
+    found = targets([tmp_path / "sandbox.yaml"])[0]
+    for name in ("sandboxrun-policy.yaml", ".github/policy.yaml"):
+        sources = Sources(root=tmp_path, policy=tmp_path / name)
+        assert "SBX916" not in str(told(review(found, terms(sources, today=TODAY))))
+    (tmp_path / "sandbox.yaml").write_text(WRITES.replace("W,", "., writable: [.github],"))
+    assert "SBX916" in str(told(review(found, terms(sources, today=TODAY))))
+
+
+def test_files_of_the_greatest_profile_that_could_not_be_kept_are_found(tmp_path: Path) -> None:
+    policy(tmp_path, "max_profile: greatest.yaml\nrules: {'SBX[1-6]*': off}")
+    (tmp_path / "calls.json").write_text('{"defaultAction": "SCMP_ACT_ERRNO"}')
+    (tmp_path / "greatest.yaml").write_text(
+        "variables: {v: {type: string}}\nsandboxes: {a: {image: 'busybox:1', hostname: '{{ v }}', egress: none,"
+        " security_opt: [seccomp=calls.json], workspace: {access: rw}}}\n"
+    )
+    found = [line for line in told(judged(tmp_path, WRITES.replace("W", "."))) if "SBX916" in line]
+    assert found == ["high SBX916 the sandbox may write to calls.json, by which it is judged"]
+
+
 def test_the_policy_judges_what_a_variable_may_hold_too(tmp_path: Path) -> None:
     policy(tmp_path, "ceilings: {mem_limit: 4g}\nmax_profile: greatest.yaml\nrules: {'SBX[1-6]*': off}")
     (tmp_path / "greatest.yaml").write_text(

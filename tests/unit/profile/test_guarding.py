@@ -10,7 +10,7 @@ from sandboxrun.errors import ProfileError
 from sandboxrun.profile.loader import load, load_data
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.guard import guarded
-from sandboxrun.spec.names import JUDGING
+from sandboxrun.spec.names import JUDGING, PROFILES
 from sandboxrun.spec.project import Profile
 
 
@@ -126,6 +126,57 @@ def test_what_sandboxes_are_judged_by_is_kept(tmp_path: Path) -> None:
     assert not {*JUDGING} & kept(loaded(tmp_path / "sub", text))
     (tmp_path / "sandboxrun-policy.yaml").write_text("max_profile: sub/greatest.yaml\n")
     assert {*JUDGING, "sub/greatest.yaml"} <= kept(loaded(tmp_path, text))
+
+
+def test_a_profile_that_the_next_command_would_take_up_is_kept(tmp_path: Path) -> None:
+    """With -f another one there may be none: an agent could write it."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "ci").mkdir()
+    other = "sandboxes: {a: {image: i, workspace: {source: .., access: rw}}}"
+    (tmp_path / "ci/other.yaml").write_text(other)
+
+    def names() -> set[str]:
+        profile = load([tmp_path / "ci/other.yaml"], allow_outside=True)
+        return {path for path in kept(profile) if path.rpartition("/")[2].startswith("sandbox.")}
+
+    assert names() == {"sandbox.yaml", "sandbox.yml", "ci/sandbox.yaml", "ci/sandbox.yml"}
+    (tmp_path / "sandbox.yaml").mkdir()  # as it is while a sandbox may write beside it
+    assert "sandbox.yml" in names()
+    (tmp_path / "sandbox.yaml").rmdir()
+    (tmp_path / "sandbox.yaml").write_text(other)
+    assert names() == {"sandbox.yaml", "ci/sandbox.yaml", "ci/sandbox.yml"}
+
+
+def test_a_repository_that_is_not_the_projects_has_its_own_kept(tmp_path: Path) -> None:
+    """What is run there next takes them up."""
+    for name in ("project", "work/.git", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    for source, names in (("work", {*JUDGING, *PROFILES}), ("other", set())):
+        workspace = {"source": str(tmp_path / source), "access": "rw"}
+        data = {"sandboxes": {"a": {"image": "i", "workspace": workspace}}}
+        profile = load_data(data, directory=tmp_path / "project", allow_outside=True)
+        assert kept(profile) & {*JUDGING, *PROFILES} == names
+
+
+def test_all_that_the_greatest_profile_is_made_of_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    text = "sandboxes: {a: {image: i, workspace: {access: rw}}}"
+    (tmp_path / "sandboxrun-policy.yaml").write_text("max_profile: sub/greatest.yaml\n")
+    greatest = (
+        "sandboxes:\n  most:\n    extends: {file: base.yaml, sandbox: b}\n    image: i\n"
+        "    security_opt: [seccomp=calls.json]\n"
+    )
+    (tmp_path / "sub/greatest.yaml").write_text(greatest)
+    (tmp_path / "sub/base.yaml").write_text("sandboxes: {b: {extends: {file: deep.yaml, sandbox: d}}}\n")
+    (tmp_path / "sub/deep.yaml").write_text("sandboxes: {d: {mem_limit: 1g}}\n")
+    (tmp_path / "sub/calls.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    names = {"sub/greatest.yaml", "sub/base.yaml", "sub/deep.yaml"}
+    assert {*names, "sub/calls.json"} <= kept(loaded(tmp_path, text))
+    # whoever judges gives a value, and refuses what may be written then
+    (tmp_path / "sub/greatest.yaml").write_text(
+        f"variables: {{v: {{type: string}}}}\n{greatest}    hostname: '{{{{ v }}}}'\n"
+    )
+    assert names <= kept(loaded(tmp_path, text))
 
 
 def test_a_bind_over_what_sandboxes_are_judged_by_is_refused_where_that_is_there(tmp_path: Path) -> None:
