@@ -22,7 +22,9 @@ def fixed(text: str, root: Node, sandbox: str, finding: AuditFinding) -> str | N
         if isinstance(services, MapNode):
             name, body = services.key(sandbox), services.get(sandbox)
             if name is not None and isinstance(body, MapNode):
-                return _Text(text.splitlines(keepends=True), name, body).edited(finding)
+                made = _Text(text.splitlines(keepends=True), name, body).edited(finding)
+                dos = "\r\n" in text and text.count("\r\n") == text.count("\n")
+                return re.sub(r"\r?\n", "\r\n", made) if made is not None and dos else made  # lines end as the others
     return None
 
 
@@ -155,7 +157,7 @@ class _Text:
             end = _flow_end(line, column)
             return None if end is None else self._with(first, f"{line[: colon + 1]} {text}{line[end:]}")
         end = self._block_end(first, column)
-        comment = re.search(r"\s#.*$", line[colon + 1 :].rstrip("\n"))
+        comment = re.search(r"\s#.*$", line[colon + 1 :].rstrip("\r\n"))
         tail = comment[0] if comment is not None and end > first + 1 else ""
         return self._with(first, f"{line[: colon + 1]} {text}{tail}\n", end)
 
@@ -228,7 +230,7 @@ def _flow_end(line: str, start: int) -> int | None:
             depth -= 1
         elif character == "," and depth == 0:
             return at
-        elif character == "\n":
+        elif character in "\r\n":
             return None
     return None
 

@@ -5,6 +5,7 @@ Owns which edits go together, and writing the files.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import tempfile
@@ -165,19 +166,22 @@ def write(made: Sequence[Fix]) -> tuple[str, ...]:
     """Write the last text of each file in place of the old one, which must still be what was reviewed."""
     first: dict[str, str] = {}
     last: dict[str, str] = {}
+    marks: dict[str, bytes] = {}
     for fix in made:
         first.setdefault(fix.file, fix.before)
         last[fix.file] = fix.after
     for name in last:
         path = Path(name)
-        if path.is_symlink() or path.read_text(encoding="utf-8-sig") != first[name]:
+        data = path.read_bytes()  # as it is: a text would have other line ends, and no mark before it
+        marks[name] = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
+        if path.is_symlink() or data != marks[name] + first[name].encode():
             raise SandboxrunError(f"{name} has changed since it was reviewed", help="run the command again")
     for name, text in last.items():
         path = Path(name)
         mode = path.stat().st_mode & 0o7777
         handle, made_at = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(marks[name] + text.encode())
         os.chmod(made_at, mode)
         os.replace(made_at, path)
     return tuple(last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import msgspec
@@ -84,3 +85,28 @@ def test_a_fix_is_made_in_the_sandbox_that_says_it(tmp_path: Path) -> None:
         "SBX102": text.replace("    cap_add: [SYS_ADMIN]\n", ""),
         "SBX404": text.replace("pids_limit: -1", "pids_limit: 256"),
     }
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_file_keeps_its_line_ends_and_its_mark(ending: str, mark: bytes, tmp_path: Path) -> None:
+    """As editors of other systems save it."""
+    written = (
+        "services:\n  a:\n    image: x  # é\n    pids_limit: 100  # why\n    cap_drop:\n      - NET_RAW  # b\n"
+        "    security_opt:\n      - seccomp=unconfined\n      - label=disable\n    volumes: [data:/d]\n"
+    )
+    path = tmp_path / "compose.yaml"
+    path.write_bytes(mark + written.replace("\n", ending).encode())
+    made = fixing.fixes(review([Target(kind="compose", paths=(path,))], ReviewTerms(today=TODAY)), unsafe=True).made
+    assert {"cap_drop", "security_opt", "mem_limit"} <= {fix.finding.key for fix in made}
+    fixing.write(made)
+    data = path.read_bytes()
+    assert data.startswith(mark + b"services:")
+    assert data.count(b"\n") == data.count(ending.encode())
+    plain = tmp_path / "plain" / "compose.yaml"
+    plain.parent.mkdir()
+    plain.write_text(written)
+    fixing.write(
+        fixing.fixes(review([Target(kind="compose", paths=(plain,))], ReviewTerms(today=TODAY)), unsafe=True).made
+    )
+    assert data.removeprefix(mark).replace(b"\r\n", b"\n") == plain.read_bytes()
