@@ -198,6 +198,9 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     providing: threading.Lock = field(default_factory=threading.Lock)  # guards init_volume while it is looked for
     init_volume: str | None = None  # that has the init of sandboxes with a timeout, once it is known
     volumes_made: set[str] = field(default_factory=set)
+    volumes_asked: dict[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # name → what was asked for, of those made
     images: dict[str, ImageConfig] = field(default_factory=dict)
     _began: float = field(default_factory=monotonic)
     _runs: dict[str, str] = field(default_factory=dict)

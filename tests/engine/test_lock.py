@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
 
 from sandboxrun.backend.docker.client import Engine, connect
 from sandboxrun.backend.docker.lock import LABEL, ProjectLock, project_lock
-from sandboxrun.backend.errors import LockHeld, LockLost
+from sandboxrun.backend.errors import EngineError, LockHeld, LockLost
 from sandboxrun.backend.owner import this_process
 from sandboxrun.spec.labels import PROJECT
 from tests.engine.own_engine import OwnEngine
@@ -107,6 +108,23 @@ def test_a_volume_with_the_labels_of_a_lock_is_somebody_elses(client: Engine, pr
         assert volumes(client, project) == [name]
     finally:
         client.remove_volume(name)
+
+
+def test_a_lock_that_nobody_can_see_is_none(client: Engine, project: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker volume prune` removes what no container uses, a lock too: another job would take it as well."""
+    create = Engine.create_volume
+
+    def pruned(engine: Engine, payload: dict[str, Any]) -> dict[str, Any]:
+        made = create(engine, payload)
+        engine.remove_volume(str(made["Name"]))
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "create_volume", pruned)
+        with pytest.raises(EngineError, match="is gone"), project_lock(client, project, wait=0):
+            pytest.fail("it was held")
+    with project_lock(client, project, wait=0):
+        assert len(volumes(client, project)) == 1
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])

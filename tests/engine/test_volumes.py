@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from sandboxrun.backend.docker.client import Engine
 from sandboxrun.errors import ApplyError
 from sandboxrun.lifecycle import run as oneoff
 from sandboxrun.plan import operations as op
+from sandboxrun.spec.labels import PROJECT
 from tests.engine.world import World
 
 
@@ -55,3 +59,66 @@ def test_one_that_could_not_be_given_is_taken_back(world: World) -> None:
         world.apply(profile)
     assert world.ids(profile) == {}
     assert world.engine.volume(profile.names.volume("data")) is None
+
+
+_PRUNED: dict[str, dict[str, Any]] = {
+    "secrets": {"a": {"secrets": ["key"], "volumes": ["data:/data"]}},
+    "workspace": {"a": {"workspace": {"source": ".", "size": "4m"}}},
+    "configs": {"a": {"configs": ["text"]}},
+    "data": {"a": {"volumes": ["data:/data"]}},
+}
+
+
+@pytest.mark.parametrize("part", _PRUNED)
+def test_one_that_is_pruned_before_a_container_has_it_is_missed(
+    part: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`docker volume prune`: the engine makes another one with the container, on its disk, without options and labels.
+    Secrets would lie there, a copy would have no bound, and nobody would remove it."""
+    world.environment["KEY"] = "correct-horse"
+    profile = world.profile(
+        _PRUNED[part],
+        volumes={"data": {"driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=1000"}}},
+        secrets={"key": {"environment": "KEY"}},
+        configs={"text": {"content": "x"}},
+    )
+    name = profile.names.volume("data") if part == "data" else f"{world.project}-a.{part}"
+    created, carried = Engine.create_container, list[str]()
+
+    def create(engine: Engine, *args: Any, **more: Any) -> Any:
+        if engine.volume(name) is not None and not carried:
+            carried.append(name)
+            engine.remove_volume(name)
+        return created(engine, *args, **more)
+
+    def put(engine: Engine, *args: Any) -> None:
+        pytest.fail("something was put into it")
+
+    with monkeypatch.context() as patch, pytest.raises(ApplyError, match="is not the one that was made"):
+        patch.setattr(Engine, "create_container", create)
+        patch.setattr(Engine, "put_archive", put)
+        world.apply(profile)
+    assert carried and world.ids(profile) == {}
+    assert world.engine.volume(name) is None
+    world.apply(profile)
+    assert list(world.ids(profile)) == ["a"]
+
+
+@pytest.mark.parametrize("egress", ["open", None])
+def test_a_network_that_nobody_would_collect_is_refused(
+    egress: str | None, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine, or a proxy before it, that drops labels: the network would stay for ever, and be in the way."""
+    own = {"egress": egress, "network_mode": "bridge"} if egress else {"networks": ["inner"], "network_mode": None}
+    profile = world.profile({"a": own}, **({} if egress else {"networks": {"inner": {"internal": True}}}))
+    create, wanted = Engine.create_network, ".net" if egress else "_inner"
+
+    def unlabelled(engine: Engine, payload: Any) -> str:
+        return create(engine, {**payload, "Labels": {}} if payload["Name"].endswith(wanted) else payload)
+
+    with monkeypatch.context() as patch, pytest.raises(ApplyError, match="labels"):
+        patch.setattr(Engine, "create_network", unlabelled)
+        world.apply(profile)
+    assert world.ids(profile) == {}
+    assert world.engine.networks(labels={PROJECT: world.project}) == ()
+    assert not [one for one in world.engine.networks() if str(one["Name"]).startswith(world.project)]

@@ -64,9 +64,11 @@ def create_private_network(step: op.CreatePrivateNetwork, session: Session) -> s
     inspect = session.engine.network(network) or {}
     live = codec.decode_network(inspect)
     lost = {option for option, wanted in codec.SEALED.items() if live.driver_opts.get(option) != wanted}
-    if lost or not live.internal or live.subnet != subnet or live.enable_ipv6:
+    unlabelled = labels.text_of(inspect.get("Labels"), labels.NETWORK) is None  # nobody would collect it
+    if lost or unlabelled or not live.internal or live.subnet != subnet or live.enable_ipv6:
+        what = ", ".join(sorted(lost)) or ("labels" if unlabelled else "internal, subnet")
         raise ApplyError(
-            f"the engine did not make the network {name} as asked: {', '.join(sorted(lost)) or 'internal, subnet'}",
+            f"the engine did not make the network {name} as asked: {what}",
             help="see `sandboxrun doctor`",
         )
     return subnet

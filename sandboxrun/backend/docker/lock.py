@@ -103,6 +103,7 @@ class ProjectLock:
         self._owner = this_process().encode()
         self._volumes: list[str] = []
         self.listed: tuple[Json, ...] = ()
+        self._shown: frozenset[str] = frozenset()  # the lock's volumes among them
         self._until = 0.0
         self._lost = False
         self._ending = threading.Event()
@@ -123,7 +124,9 @@ class ProjectLock:
         else's."""
         self.listed = self._engine.volumes(labels={PROJECT: self._project})
         locks = (v for v in self.listed if is_lock(str(v["Name"]), self._project))
-        return tuple(claim_of(v) for v in locks if text_of(v.get("Labels"), LABEL) == self._project)
+        claims = tuple(claim_of(v) for v in locks if text_of(v.get("Labels"), LABEL) == self._project)
+        self._shown = frozenset(claim.volume for claim in claims)
+        return claims
 
     @property
     def volume(self) -> str:
@@ -177,12 +180,16 @@ class ProjectLock:
 
     def try_once(self, *, look: bool = False) -> tuple[Claim, ...]:
         """Take the lock: () when that was done, else who stands against it. `look` before a volume is made: who waits
-        for another gets in nobody's way."""
+        for another gets in nobody's way. Raises EngineError where the engine does not show the volume: nobody else
+        would see it."""
         if look and (rivals := self.rivals()):
             return rivals
         self.create()
         if rivals := self.rivals():
             self.release()
+        elif self.volume not in self._shown:
+            help = "was it removed just now, by `docker volume prune` maybe? Run the command again"
+            raise EngineError("taking the project's lock", f"its volume {self.volume} is gone", help=help)
         return rivals
 
     def renew(self) -> None:

@@ -33,7 +33,7 @@ from sandboxrun.plan.operations import held_parts
 from sandboxrun.plan.preflight import image_fault, needs_watcher
 from sandboxrun.profile.sandbox import digest
 from sandboxrun.spec import labels
-from sandboxrun.spec.names import KEEPER, SECRETS, WORKSPACE, companion, part_volume
+from sandboxrun.spec.names import KEEPER, PARTS, SECRETS, WORKSPACE, companion, part_volume
 from sandboxrun.spec.option_types import options_of
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
@@ -289,6 +289,7 @@ def create_volume(step: op.CreateVolume, session: Session) -> None:
     if not is_own(made, labels.VOLUME, session.profile.project):
         raise ApplyError(f"the volume {made.get('Name')} exists and is not this project's", help="rename it")
     session.volumes_made.add(str(made["Name"]))
+    session.volumes_asked[payload["Name"]] = payload
 
 
 def create_part(step: op.CreatePart, session: Session) -> None:
@@ -315,6 +316,33 @@ def create_part(step: op.CreatePart, session: Session) -> None:
             f"{step.address}: the engine did not make the volume {name} as asked: {', '.join(lost)}",
             help="it must be able to make volumes in memory: its driver local with type tmpfs",
         )
+    session.volumes_asked[name] = payload
+
+
+def check_volumes(sandbox: DeclaredSandbox, session: Session) -> None:
+    """Raise ApplyError where a container has another volume than was made for it. One that was removed in between
+    (`docker volume prune`) the engine makes again by itself, and says nothing: on its disk, without a bound, and
+    nobody's. Once containers have the volumes, nobody can remove them any more."""
+    parts = {part_volume(sandbox.name, part) for part in PARTS} & session.volumes_asked.keys()
+    own = [mount.source for mount in sandbox.spec.volumes if mount.type == "volume" and mount.source]
+    declared = session.profile.volumes
+    shared = {session.profile.names.volume(key) for key in own if key in declared and not declared[key].external}
+    if not parts and not shared:
+        return
+    listed = session.engine.volumes(labels={labels.PROJECT: session.profile.project})
+    there = {str(volume["Name"]): volume for volume in listed}
+    for name in sorted(parts | shared):
+        found, asked = there.get(name, {}), session.volumes_asked.get(name, {})
+        its = labels.read(asked.get("Labels"))
+        whose = {label: its[label] for label in (labels.VOLUME, labels.RUN) if label in its}
+        options = (asked.get("DriverOpts") or {}).items() <= (found.get("Options") or {}).items()
+        kept = name in there and options and whose.items() <= labels.read(found.get("Labels")).items()
+        if not kept:
+            raise ApplyError(
+                f"{sandbox.address}: the engine's volume {name} is not the one that was made",
+                help="it was removed meanwhile, by `docker volume prune` maybe, and the engine made another one: "
+                f"remove {name} if it is still there, and run the command again",
+            )
 
 
 def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
@@ -337,6 +365,7 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
     session.made[sandbox.address] = made = Made(id=created.id, run=session.run_of(sandbox.address))
     note_revision(sandbox, made.run, session)
     refuse_warnings(sandbox, created.warnings)
+    check_volumes(sandbox, session)
     if len(sandbox.spec.networks) <= 1:
         read_back(sandbox, created.id, session, step.image_id)
     return created.id[:12]

@@ -53,11 +53,14 @@ def create_network(step: op.CreateNetwork, session: Session) -> None:
     payload = network_payload(step.key, step.spec, session.profile.names)
     network = make.create_network(session.engine, payload)
     session.networks_made[payload["Name"]] = network
-    live = decode_network(session.engine.network(network) or {})
+    inspect = session.engine.network(network) or {}
+    live = decode_network(inspect)
     lost = {k: v for k, v in step.spec.driver_opts.items() if live.driver_opts.get(k) != v}
-    if lost or live.internal != step.spec.internal:
+    unlabelled = not payload["Labels"].items() <= labels.read(inspect.get("Labels")).items()  # nobody would collect it
+    if lost or unlabelled or live.internal != step.spec.internal:
+        what = lost or ("labels" if unlabelled else "internal")
         raise ApplyError(
-            f"the engine did not apply the options of the network {payload['Name']}: {lost or 'internal'}",
+            f"the engine did not apply the options of the network {payload['Name']}: {what}",
             help="see `sandboxrun doctor`",
         )
 
