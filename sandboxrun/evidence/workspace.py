@@ -93,7 +93,7 @@ def not_copied(store: Store, source: Path, exclude: Iterable[str]) -> tuple[str,
 
 
 class _Nowhere:
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         return len(data)
 
 
@@ -316,6 +316,7 @@ class _Packing:
     def __init__(self, source: SourceTree, into: BinaryIO, uid: int, gid: int) -> None:
         self._source, self._into, self._uid, self._gid = source, into, uid, gid
         self._hash, self._content = hashlib.sha256(), hashlib.sha256()
+        self._pending = bytearray()  # not yet written: a small file is three pieces
         self._counts = False  # whether what is being added counts for the content's digest
 
     def run(self) -> PackedWorkspace:
@@ -327,6 +328,7 @@ class _Packing:
         finally:
             os.close(root)
         self._emit(bytes(2 * BLOCK))
+        self._flush()
         return PackedWorkspace(
             sha256=self._hash.hexdigest(),
             content="sha256:" + self._content.hexdigest(),
@@ -365,18 +367,21 @@ class _Packing:
 
     def _add_file(self, info: tarfile.TarInfo, node: FileNode) -> None:
         """The header with the size the file has once open; what a file grows by meanwhile is cut off."""
-        with os.fdopen(os.open(node.name, _FILE, dir_fd=node.fd), "rb") as file:
-            opened = os.fstat(file.fileno())
+        file = os.open(node.name, _FILE, dir_fd=node.fd)
+        try:
+            opened = os.fstat(file)
             if not stat.S_ISREG(opened.st_mode):
                 raise EvidenceError(f"{shown(node.path)} was replaced while the workspace was packed", help="try again")
             info.size = left = opened.st_size
             self._source.count(info.size)
             self._emit_header(info)
-            while left and (chunk := file.read(min(left, _CHUNK))):
+            while left and (chunk := os.read(file, min(left, _CHUNK))):
                 self._emit(chunk)
                 if self._counts:
                     self._content.update(chunk)
                 left -= len(chunk)
+        finally:
+            os.close(file)
         if left:
             raise EvidenceError(f"{shown(node.path)} shrank while the workspace was packed", help="try again")
         self._emit(bytes(-info.size % BLOCK))
@@ -390,8 +395,15 @@ class _Packing:
             self._content.update("\0".join(facts).encode("utf-8", "surrogateescape"))
 
     def _emit(self, data: bytes) -> None:
+        self._pending += data
+        if len(self._pending) >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        data, self._pending = memoryview(self._pending), bytearray()
         self._hash.update(data)
         try:
-            self._into.write(data)
+            while data:  # an unbuffered file may take less than all at once
+                data = data[self._into.write(data) :]
         except OSError as error:  # of the copy's place, not of the workspace
             raise state_fault(error) from error
