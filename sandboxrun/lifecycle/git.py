@@ -13,14 +13,14 @@ import resource
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.spec.guard import GIT_ENVIRONMENT, GIT_OPTIONS
 
 MOST_FILES = 20_000
-LARGEST_FILE = 1 << 20
+LARGEST_FILE = 1 << 20  # of what is read of a revision; no profile, and nothing that one names, may be larger
 LARGEST_TREE = 256 << 20  # bytes of all files that are read of one revision
 MOST_OUTPUT = 64 << 20  # bytes that one command may print, but for files
 _TIMEOUT = 60.0
@@ -127,41 +127,71 @@ class Repository:
                     f"{path} is not a regular file in the revision {commit[:12]}", help="make it a file there"
                 )
 
-    def blobs(self, objects: list[str]) -> Iterator[bytes]:
-        """The contents of objects, in their order. Raises GitError for one that is missing or too large."""
+    def blobs(self, objects: Sequence[str]) -> Iterator[bytes]:
+        """The contents of objects, in their order; of one that is larger than anything that is read of a revision, as
+        many zeros as make it that. Raises GitError for one that is missing, and for too many."""
         if not objects:
             return
         lines = "".join(f"{object_id}\n" for object_id in objects).encode()
-        sizes = self._git("cat-file", "--batch-check", input=lines).decode("ascii", "replace").splitlines()
-        total = 0
-        for line in sizes:
+        sizes: list[int] = []
+        for line in self._git("cat-file", "--batch-check", input=lines).decode("ascii", "replace").splitlines():
             words = line.split()
             if len(words) != 3:
                 raise GitError(f"the object {words[0][:12] if words else '?'} is missing", help=_PARTIAL)
-            total += int(words[2])
-            if int(words[2]) > LARGEST_FILE or total > LARGEST_TREE:
-                raise GitError("the revision's files are too large to be reviewed")
-        data = self._git("cat-file", "--batch", input=lines, most=2 * LARGEST_TREE)
+            sizes.append(int(words[2]))
+        read = [one for one, size in zip(objects, sizes, strict=True) if size <= LARGEST_FILE]
+        if sum(size for size in sizes if size <= LARGEST_FILE) > LARGEST_TREE:
+            raise GitError("the revision's files are too large to be reviewed")
+        lines = "".join(f"{object_id}\n" for object_id in read).encode()
+        data = self._git("cat-file", "--batch", input=lines, most=2 * LARGEST_TREE) if read else b""
         at = 0
-        for _ in objects:
+        for size in sizes:
+            if size > LARGEST_FILE:
+                yield bytes(LARGEST_FILE + 1)
+                continue
             end = data.index(b"\n", at)
-            size = int(data[at:end].split()[2])
             yield data[end + 1 : end + 1 + size]
             at = end + 1 + size + 1
 
     def export(self, commit: str, into: Path) -> None:
-        """Write the files of a revision that profiles are made of into a directory: regular files, no links. It counts
-        as a repository's root, as theirs does: what is above a file is looked for up to there."""
-        wanted = [(path, object_id) for path, object_id in self.files(commit) if _WANTED.search(path)]
-        if len(wanted) > MOST_FILES:
-            raise GitError(f"the revision has more than {MOST_FILES} files to review")
+        """Write the files of a revision that profiles are made of into a directory: regular files, no links. They are
+        those that are called so, and those that one of them names. It counts as a repository's root, as theirs does:
+        what is above a file is looked for up to there."""
         (into / ".git").mkdir(parents=True, exist_ok=True)
-        for (path, _), content in zip(wanted, self.blobs([one for _, one in wanted]), strict=True):
-            place = into / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
+        left, count = dict(self.files(commit)), 0
+        named = Named()
+        wanted = [path for path in left if _WANTED.search(path)]
+        while wanted:
+            if (count := count + len(wanted)) > MOST_FILES:
+                raise GitError(f"the revision has more than {MOST_FILES} files to review")
+            for path, content in zip(wanted, self.blobs([left.pop(path) for path in wanted]), strict=True):
+                place = into / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+                if not path.endswith(".json") and len(content) <= LARGEST_FILE:
+                    named.add(content.decode("utf-8", "replace"))
+            wanted = [path for path in left if named.has(path.rpartition("/")[2])]
 
 
+class Named:
+    """The names of files that texts have in them, wherever that is."""
+
+    def __init__(self) -> None:
+        self._words: set[str] = set()
+        self._texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        """One more text."""
+        self._words |= set(_WORD.findall(text))
+        self._texts.append(text)
+
+    def has(self, name: str) -> bool:
+        """Whether one of the texts has the name. One that is no plain word is looked for letter by letter."""
+        plain = _WORD.fullmatch(name) is not None
+        return name in self._words if plain else any(name in text for text in self._texts)
+
+
+_WORD = re.compile(r"[\w.+@%~-]+")
 _PARTIAL = "this clone is partial: fetch the revision's files first (git fetch --refetch)"
 
 

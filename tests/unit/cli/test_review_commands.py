@@ -345,6 +345,47 @@ def test_a_file_of_a_revision_takes_from_above_its_own_directory(say: Say, repos
     assert (said.code, said.out.partition("\n")[0]) == (0, "Privileges: unchanged, in 1 sandbox.")
 
 
+def test_a_file_of_a_revision_may_be_called_as_it_likes(say: Say, repository: Path, profile: Path) -> None:
+    (repository / "vars of a").write_text("A=1\n")
+    (repository / "calls.seccomp").write_text('{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []}')
+    (repository / "bases").mkdir()
+    (repository / "bases/one").write_text(
+        "sandboxes:\n  b: {image: 'busybox:1', egress: none, env_file: '../vars of a',\n"
+        "      security_opt: [seccomp=../calls.seccomp]}\n"
+    )
+    profile.write_text("sandboxes: {a: {extends: {file: bases/one, sandbox: b}}}\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "y")
+    assert say("diff", "HEAD:sandbox.yaml", "sandbox.yaml").out == "Privileges: unchanged, in 1 sandbox.\n"
+    (repository / "calls.seccomp").write_text(
+        '{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["bpf"], "action": "SCMP_ACT_ALLOW"}]}'
+    )
+    said = say("audit", "--base", "HEAD", "--fail-on", "never")
+    assert (said.code, said.out.partition("  ")[0]) == (0, "+ WIDENED")
+    assert "a may now call bpf" in said.out
+
+
+@pytest.mark.parametrize("option", ["--base", "--trust-ref"])
+def test_a_large_file_beside_the_profile_is_in_nobodys_way(option: str, say: Say, repository: Path) -> None:
+    """A lock file of packages, say: no profile is as large."""
+    for name in ("package-lock.json", "data.yaml"):
+        (repository / name).write_text("x" * (1 << 20) + "x")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "y")
+    said = say("audit", option, "HEAD", "--fail-on", "never")
+    assert (said.code, said.err) == (0, "")
+
+
+def test_what_is_judged_by_is_not_lost_for_its_size(say: Say, repository: Path) -> None:
+    for name in ("sandboxrun-policy.yaml", "sandboxrun-waivers.yaml", "sandboxrun-baseline.json"):
+        (repository / name).write_text("{}" + " " * (1 << 20))
+        git(repository, "add", ".")
+        git(repository, "commit", "-q", "-m", "y")
+        said = say("audit", "--trust-ref", "HEAD")
+        assert said.code == 3 and f'the file "{name}" can\'t be read' in said.err
+        (repository / name).unlink()
+
+
 def test_a_base_that_widens_is_reported_where_it_is(say: Say, repository: Path, profile: Path) -> None:
     (repository / "base.yaml").write_text("sandboxes: {b: {image: 'busybox:1', egress: none}}\n")
     profile.write_text("sandboxes: {a: {extends: {file: base.yaml, sandbox: b}}}\n")
