@@ -194,7 +194,7 @@ class Telling(Closing):
                 else RunResult(address="a sandbox", evidence=one)
                 for one in session.captured.values()
             ]
-            self._runs(runs, session.profile)
+            self._runs(runs, session.profile, stopping=True)
         if not self._json and not outcome.plan.empty:
             add, change, destroyed = outcome.plan.counts
             kept_too = f", {outcome.plan.kept} kept" if outcome.plan.kept else ""
@@ -216,13 +216,14 @@ class Telling(Closing):
                 again = "--rerun" if record is not None and record.succeeded else "--rerun=failed"
                 result(f"{address} {said}; {again} runs it again")
 
-    def _runs(self, runs: Iterable[RunResult], profile: Profile) -> None:
-        """How runs ended, and where their evidence is."""
+    def _runs(self, runs: Iterable[RunResult], profile: Profile, *, stopping: bool = False) -> None:
+        """How runs ended, and where their evidence is. `stopping`: those that ran were to be stopped."""
         from sandboxrun.report.evidence import evidence_plain, evidence_text, runs_text
 
         every, here = tuple(runs), Path.cwd()
         if not self._json:
-            text = runs_text(every, sensitive=profile.sensitive, relative_to=here, brief=self._talk.quiet)
+            brief = self._talk.quiet
+            text = runs_text(every, sensitive=profile.sensitive, relative_to=here, brief=brief, stopping=stopping)
             if text:
                 result(text)
             return

@@ -277,7 +277,7 @@ def usage(source: CaptureSource, *, ran: bool) -> Part:
         with source.store.staging(source.run) as staging, staging.open(USAGE) as file:
             data = file.read(_USAGE_BYTES + 1)
     except FileNotFoundError:
-        return _lost("usage", "no samples: it ended before sandboxrun attached") if ran else Part()
+        return _lost("usage", "no samples: nothing watched it while it ran") if ran else Part()
     cut = len(data) > _USAGE_BYTES
     data = data[: data.rfind(b"\n", 0, _USAGE_BYTES) + 1]
     if not data:

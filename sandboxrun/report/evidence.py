@@ -44,10 +44,11 @@ def runs_text(
     sensitive: frozenset[str] = frozenset(),
     relative_to: Path | None = None,
     brief: bool = False,
+    stopping: bool = False,
 ) -> str:
     """All runs and, of several, how many ended how. `brief`, or of many: only those that did not complete, or of which
-    there is something to know, a few lines each."""
-    named = [run for run in runs if not (brief or len(runs) > MANY) or _is_notable(run)]
+    there is something to know, a few lines each. `stopping`: who asks wanted those to end that still ran."""
+    named = [run for run in runs if not (brief or len(runs) > MANY) or _is_notable(run, stopping)]
     lines = [evidence_text(named, sensitive=sensitive, relative_to=relative_to)] if named else []
     if len(runs) > 1:
         counts = Counter(map(_result_of, runs))
@@ -80,10 +81,13 @@ def ended_by_itself(run: RunResult) -> bool:
     return _result_of(run) in (_RESULTS[How.EXITED], _RESULTS[How.FAILED])
 
 
-def _is_notable(run: RunResult) -> bool:
+def _is_notable(run: RunResult, stopping: bool) -> bool:
     """Whether there is more to know than that it completed: what it lacks, was refused, or changed with care."""
     index = run.index
-    if index is None or index.ending.how is not How.EXITED:
+    if index is None:
+        return True
+    as_wanted = stopping and index.ending.how is How.KILLED and index.ending.detail is None
+    if index.ending.how is not How.EXITED and not as_wanted:
         return True
     egress = index.egress
     return bool(index.protected_paths_touched or index.refused_total or (egress is not None and egress.denied))

@@ -121,7 +121,7 @@ def test_a_run_that_fails(engine: Engine, store: Store, make: Make, request_of: 
     inspect = json.loads(content(store, captured, "inspect.json"))
     assert inspect["Id"] == container and {"TOKEN=***", "PIN=***"} <= set(inspect["Config"]["Env"])
     assert [missing.part for missing in index.missing] == ["usage", "artifact /nothing"]
-    assert index.missing[0].reason == "no samples: it ended before sandboxrun attached"
+    assert index.missing[0].reason == "no samples: nothing watched it while it ran"
     assert index.missing[1].reason == "it does not exist"
     assert index.digests.image.startswith("sha256:") and index.engine["version"]
     assert index.ran_seconds is not None and index.started_at is not None and index.usage is None

@@ -292,3 +292,13 @@ def test_several_are_counted_and_of_many_only_the_others_are_listed() -> None:
     assert many[-1] == "22 sandboxes: 18 passed, 2 failed, 1 timed out, 1 out of memory"
     assert runs_text(_many(How.EXITED, How.EXITED), brief=True) == "2 sandboxes: 2 passed"
     assert runs_text([RunResult(address="a", evidence=None)] * 2).endswith("2 sandboxes: 2 not run")
+
+
+def test_a_destroy_of_many_does_not_list_what_it_stopped_itself() -> None:
+    by_hand = captured(Ending(how=How.KILLED, exit_code=137, detail="stopped by somebody else"))
+    runs = [*_many(*[How.KILLED] * 11), RunResult(address="b", evidence=by_hand)]
+    assert len([line for line in runs_text(runs).splitlines() if line[0] in "ab"]) == 12
+    assert [line for line in runs_text(runs, stopping=True).splitlines() if line[0] != " "] == [
+        "b: stopped before its end (exit 137): stopped by somebody else",
+        "12 sandboxes: 12 stopped",
+    ]
