@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from sandboxrun.backend.fake import Fake, World
+from sandboxrun.backend.fake import Fake, Killed, World
 from sandboxrun.cli import options as project
 from sandboxrun.cli.main import main
 from tests.conftest import Ran
 from tests.scenarios.world import new_world
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads_of_the_killed() -> Iterator[None]:
+    """A killed job's threads end with it, wherever they are: nothing to warn of."""
+    told = threading.excepthook
+
+    def tell(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, Killed):
+            told(args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", tell)
+        yield
 
 
 @pytest.fixture
