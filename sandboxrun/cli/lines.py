@@ -228,6 +228,7 @@ def terminal_pump() -> Iterator[Callable[[Terminal, Callable[[bytes], None]], No
             if terminal in ready:
                 data = terminal.recv()
                 if not data:
+                    termios.tcsetattr(keys, termios.TCSADRAIN, before)  # Ctrl-C is for us from here on
                     return
                 tell(data)
             if keys in ready:

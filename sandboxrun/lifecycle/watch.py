@@ -660,15 +660,13 @@ class Watch:
             kept.write(stream, data)
             relay.put(stream, data)
 
-        whole = True  # whether all of it came as it was written
         try:
             if self._terminal is not None and self._how.pump is not None:
                 self._how.pump(self._terminal, partial(take, 1))
-                whole = self._ended.wait(_LAST)  # else the connection broke, perhaps: the engine's log has all of it
             elif self._stream is not None:
                 for stream, data in self._stream:
                     take(stream, data)
-                whole = not self._read_on(kept, take)
+            whole = not self._read_on(kept, take)
             kept.close()
             # Where the copy failed, the engine's own log has it all, unless it is too long for that.
             self._live, self._written = whole and kept.failure is None, kept.seen

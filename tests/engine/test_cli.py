@@ -22,6 +22,7 @@ import docker
 import pytest
 
 from tests.conftest import Cli, until
+from tests.engine.forwarders import Cutting
 
 SLEEPER = "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done"
 
@@ -484,6 +485,26 @@ def on_terminal(_nothing_left: None, profile: Path) -> Iterator[OpenTerminal]:
     yield start
     for one in opened:
         one.close()
+
+
+@pytest.mark.parametrize("command", ["run", "exec"])
+def test_a_terminal_whose_connection_is_cut_is_no_silent_end(
+    command: str, on_terminal: OpenTerminal, cli: Cli, engine_host: str, destroyed: None
+) -> None:
+    if command == "exec":
+        assert cli("apply", "-y", "-q", "--target", 'agent["lint"]').code == 0
+    name, options = ("good", ["-i"]) if command == "run" else ('agent["lint"]', ["-it"])
+    forwarder = Cutting(engine_host.removeprefix("unix://"))
+    try:
+        words = ("sh", "-c", "echo begun; sleep 4; echo so on; exit 7")
+        asked = on_terminal(command, "--host", f"tcp://{forwarder.address}", *options, name, "--", *words)
+        asked.expect(b"begun")
+        assert forwarder.cut(b"/attach" if command == "run" else b"")
+        assert asked.end() == 7
+    finally:
+        forwarder.close()
+    said = b"so on" if command == "run" else b"the connection to the terminal ended and the command still runs"
+    assert said in asked.seen
 
 
 def test_apply_asks_on_a_terminal(on_terminal: OpenTerminal, profile: Path, cli: Cli, destroyed: None) -> None:

@@ -398,6 +398,33 @@ def test_a_connection_that_is_cut_ends_nothing(
         assert (shown + ran.out, ran.err) == (text, errors)
 
 
+@pytest.mark.parametrize("options", [(), ("-i",)])
+@pytest.mark.parametrize("code", [0, 7])
+def test_an_exec_whose_connection_is_cut_says_so(
+    options: tuple[str, ...], code: int, cutting: Cutting, cli: Cli, profile: Callable[..., Path], gone: None
+) -> None:
+    """The engine gives it the code of a command that could not be started, and says nothing."""
+    home = profile("sleep 60")
+    assert cli("apply", "-y", "-q", cwd=home).code == 0
+    words = ("sh", "-c", f"echo hi; sleep 1; echo ho; exit {code}")
+    process = cli.start("exec", *options, "--host", f"tcp://{cutting.address}", "a", "--", *words, cwd=home)
+    assert process.stdout is not None and process.stdout.readline() == "hi\n"
+    assert cutting.cut(b"")
+    ran = cli.finish(process)
+    assert (ran.code, ran.out) == (125, "")
+    assert f"the connection was cut, and the rest of its output is lost; it ended with exit code {code}\n" in ran.err
+
+
+@pytest.mark.parametrize("said", ["", "ho\n"])
+def test_an_exec_whose_own_code_is_126_says_nothing_more(
+    said: str, cli: Cli, profile: Callable[..., Path], gone: None
+) -> None:
+    home = profile("sleep 60")
+    assert cli("apply", "-y", "-q", cwd=home).code == 0
+    ran = cli("exec", "a", "--", "sh", "-c", f"printf '{said}'; exit 126", cwd=home)
+    assert (ran.code, ran.out, ran.err) == (126, said, "")
+
+
 def test_a_command_that_closes_its_output_is_heard_to_the_end(cli: Cli, profile: Callable[..., Path]) -> None:
     home = profile("echo first; exec >&- 2>&-; sleep 3; exit 4")
     ran = cli("run", "-q", cwd=home)

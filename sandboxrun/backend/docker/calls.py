@@ -26,7 +26,15 @@ from sandboxrun.backend.docker.transport import (
     TransportError,
     Unreachable,
 )
-from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported, failure
+from sandboxrun.backend.errors import (
+    EngineError,
+    EngineTimeout,
+    EngineUnreachable,
+    NotFound,
+    Unsupported,
+    failure,
+    help_for,
+)
 from sandboxrun.data import Closing, Data, json_as
 from sandboxrun.spec.labels import read
 
@@ -237,6 +245,20 @@ def json_lines(pieces: Iterable[bytes], operation: str) -> Iterator[dict[str, An
             yield _object(bytes(buffer), operation)
         except EngineError:
             return
+
+
+def entries_of(answer: Answer) -> Iterator[Json]:
+    """What the engine tells while it works. Raises the EngineError of a failure that it tells."""
+    try:
+        for entry in json_lines(answer.pieces(), answer.operation):
+            if "error" in entry or "errorDetail" in entry:
+                detail = entry.get("errorDetail")
+                said = detail.get("message") if isinstance(detail, dict) else None
+                cause = str(said or entry.get("error")).strip().rstrip(".")
+                raise EngineError(answer.operation, cause, help=help_for(cause))
+            yield entry
+    finally:
+        answer.close()
 
 
 def _object(line: bytes, operation: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from sandboxrun.backend.docker.calls import (
     Json,
     LabelFilter,
     demultiplex,
+    entries_of,
     guarded,
     json_lines,
     label_filter,
@@ -66,6 +67,8 @@ BUILD_TIMEOUT = 600.0  # seconds until the engine begins to answer; a slow one u
 _KINDS = {0: "modified", 1: "added", 2: "deleted"}
 _MOST_CHANGES = 16 << 20  # bytes
 _ABOUT = {"version": "Version", "api_version": "ApiVersion", "os": "Os", "arch": "Arch", "kernel": "KernelVersion"}
+_COULD_NOT_COPY = 126  # the engine's code for a command whose output it could not hand on, as of one it can't start
+_LOST = "run the command again if what it does may be done twice; over a connection that lasts, its output is whole"
 _IMAGE_ID = re.compile("sha256:[0-9a-f]{64}")
 T = TypeVar("T")
 Piece = tuple[int, bytes]
@@ -179,17 +182,18 @@ class Exec(LogStream):
     """A command in a container: its output to iterate, its exit code, and its input where it has one."""
 
     def __init__(
-        self, engine: Client, id: str, answer: Answer, terminal: TerminalConnection | None, *, tty: bool
+        self, engine: Engine, container: str, id: str, answer: Answer, terminal: TerminalConnection | None, *, tty: bool
     ) -> None:
         self.id = id
         self.terminal = terminal
-        self._engine = engine
+        self._engine, self._container, self._operation = engine, container, answer.operation
         super().__init__(_output(answer, tty=tty), answer.close)
 
     def exit_code(self, *, timeout: float | None = None) -> int:
         """Wait until the command has ended (reading on, what is left of its output is dropped); its exit code.
 
-        Raises EngineTimeout when it still runs `timeout` seconds after its output's end (None: waits for ever).
+        Raises EngineTimeout when it still runs `timeout` seconds after its output's end (None: waits for ever), and
+        EngineUnreachable when the connection was cut and some of its output lost.
         """
         for _ in self:
             pass
@@ -198,12 +202,22 @@ class Exec(LogStream):
         while True:
             state = self._engine.request("GET", path, "inspecting a command").mapping(calls.COMMAND)
             if not state.get("Running") and state.get("ExitCode") is not None:
-                return int(state["ExitCode"])
+                code = int(state["ExitCode"])
+                if code == _COULD_NOT_COPY and state.get("Pid"):
+                    self._check_whole()
+                return code
             if until is not None and time.monotonic() >= until:
                 cause = f"it still runs {timeout:g} seconds after its output ended"
                 raise EngineTimeout("waiting for a command", cause)
             time.sleep(pause)
             pause = min(pause * 2, 0.25)
+
+    def _check_whole(self) -> None:
+        """Raise EngineUnreachable where the code is the engine's, not the command's, whose own is in its events."""
+        own = _part("history").code_of_command(self._engine, self._container, self.id)
+        if own not in (None, str(_COULD_NOT_COPY)):
+            cause = f"the connection was cut, and the rest of its output is lost; it ended with exit code {own}"
+            raise EngineUnreachable(self._operation, cause, help=_LOST, maybe_done=True)
 
 
 class Archive(Closing, Data):
@@ -459,7 +473,7 @@ class Engine(Client):
         name, tag = split_reference(ref)
         query = {"fromImage": name, "tag": tag, "platform": platform}
         how: dict[str, Any] = {"headers": registry_auth(ref), "timeout": None, "stream": True}
-        for entry in _entries(self.request("POST", "/images/create", f"pulling image {ref}", query=query, **how)):
+        for entry in entries_of(self.request("POST", "/images/create", f"pulling image {ref}", query=query, **how)):
             if progress is not None:
                 progress(entry)
 
@@ -488,7 +502,7 @@ class Engine(Client):
             stream=True,
         )
         built = ""
-        for entry in _entries(answer):
+        for entry in entries_of(answer):
             aux = entry.get("aux")
             built = str(aux.get("ID") or built) if isinstance(aux, Mapping) else built
             if progress is not None:
@@ -649,7 +663,7 @@ class Engine(Client):
         terminal = None
         if tty or stdin:
             terminal = self._terminal(answer, path_of("exec", made["Id"], "/resize"), "resizing a command")
-        return Exec(self, made["Id"], answer, terminal, tty=tty)
+        return Exec(self, id, made["Id"], answer, terminal, tty=tty)
 
     def events(
         self,
@@ -716,20 +730,6 @@ def _answer_about(id: str, told: Json, operation: str) -> Json:
     if len(id) == 64 and told.get("Id") != id:
         raise EngineError(operation, f"the engine answered about another container than {named(id)}")
     return told
-
-
-def _entries(answer: Answer) -> Iterator[Json]:
-    """What the engine tells while it works. Raises the EngineError of a failure that it tells."""
-    try:
-        for entry in json_lines(answer.pieces(), answer.operation):
-            if "error" in entry or "errorDetail" in entry:
-                detail = entry.get("errorDetail")
-                said = detail.get("message") if isinstance(detail, dict) else None
-                cause = str(said or entry.get("error")).strip().rstrip(".")
-                raise EngineError(answer.operation, cause, help=help_for(cause))
-            yield entry
-    finally:
-        answer.close()
 
 
 def _output(answer: Answer, *, tty: bool) -> Iterator[Piece]:

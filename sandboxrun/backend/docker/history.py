@@ -86,6 +86,16 @@ def _known_since(engine: Engine) -> datetime | None:
     return datetime.fromtimestamp(min(times) / 1e9, UTC) if len(times) >= _REMEMBERED else None
 
 
+def code_of_command(engine: Engine, container: str, command: str) -> str | None:
+    """The exit code that the engine's events have of a command in a container that has ended just now; None where they
+    have none."""
+    until = math.ceil(engine.clock().timestamp()) + 1  # it may be told a moment later
+    filters = {"container": [container], "event": ["exec_die"]}
+    with engine.events(filters=filters, since="0", until=str(until)) as stream, stream.within(_PATIENCE):
+        found = (own for own in map(_attributes, stream) if own.get("execID") == command)
+        return next(found, {}).get("exitCode")
+
+
 def _began(engine: Engine) -> datetime | None:
     """When the engine itself started; None where that can't be known."""
     created = (engine.network(_DEFAULT_NETWORK) or {}).get("Created")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _CHUNK = 1 << 20  # bytes of a log that are looked at at once
+_LAST = 1.0  # seconds between the end of a terminal and that of its command, at most: else it goes on without
 _TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
 
 
@@ -211,7 +212,11 @@ def exec_(
                 assert started.terminal is not None
                 with terminal_pump() as pump:
                     pump(started.terminal, show)
-                return started.exit_code()
+                try:
+                    return started.exit_code(timeout=_LAST)
+                except EngineTimeout:
+                    warn("the connection to the terminal ended and the command still runs; its output is lost")
+                    return started.exit_code()
             if interactive:
                 send_input(started)
             lines = Lines([sandbox.address], raw=raw)
