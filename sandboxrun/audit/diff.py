@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from sandboxrun.audit.rules.filesystem import engine_socket
+from sandboxrun.audit.rules.network import receiver_of
 from sandboxrun.audit.subject import PROFILE, GivenFile, Mounted, PlaceOf, Scratch, Subject, host_path, nowhere
 from sandboxrun.data import Data
 from sandboxrun.errors import Span, place_order
@@ -107,6 +108,8 @@ def _outside(s: Subject) -> Iterator[Grant]:
     for port in s.ports:
         where = port.address or "all interfaces"
         yield Grant("ports", "ports", f"is reached on port {port.target} from {where}", port.written or port.target)
+    if (receiver := receiver_of(s.log_driver, s.log_options)) is not None:
+        yield Grant("network", "logging", f"sends its output to {receiver}")
     for network in s.networks:
         if network.driver in ("macvlan", "ipvlan"):
             yield Grant("network", "networks", f"is on the local network ({network.driver})", network.name)
@@ -144,6 +147,8 @@ def _given(s: Subject, free: tuple[str, ...]) -> Iterator[Grant]:
             yield Grant("secrets", "environment", f"gets the caller's {source}", name)
     for path in s.env_files:
         yield Grant("secrets", "env_file", f"gets the variables of {path}", path, certain=False)
+    for path in s.label_files:
+        yield Grant("secrets", "label_file", f"has the lines of {path} as labels", path, certain=False)
     for text in free:
         option, _, variable = text.partition("=")
         yield Grant("variables", option, f"lets ${{{variable}}} decide {option}", certain=False)

@@ -180,6 +180,7 @@ class Subject(Data, unshown=("environment",)):
     environment: Mapping[str, str | None] = NONE  # None: taken over from the caller
     passed: Mapping[str, tuple[str, ...]] = NONE  # by variable: the caller's that its value is made of
     env_files: tuple[str, ...] = ()
+    label_files: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()  # variables whose value is a secret of a template, and never looked at
     command: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()

@@ -224,6 +224,7 @@ class _Service:
         mounts, scratch = self.mounts()
         mode = _text(self.get("network_mode"))
         environment = self.environment()
+        labels = {name: value or "" for name, value in self.pairs("labels")}
         quota, period = _real(self.get("cpu_quota")), _real(self.get("cpu_period")) or 100_000
         cpus = _real(self.get("cpus")) or _real(limits.get("cpus")) or (quota / period if quota and quota > 0 else None)
         pids = _whole(self.get("pids_limit")) or _whole(limits.get("pids"))
@@ -273,10 +274,11 @@ class _Service:
             health_test=_words(health.get("test")),
             environment=freeze(environment),
             passed=freeze(dict(self.passed(environment))),
-            env_files=tuple(self.env_files()),
+            env_files=tuple(self.files("env_file")),
+            label_files=tuple(self.files("label_file")),
             command=_words(self.get("command")),
             entrypoint=_words(self.get("entrypoint")),
-            labels=freeze({name: value or "" for name, value in self.pairs("labels")}),
+            labels=freeze({**self.filed("label_file", "labels"), **labels}),
             notes=tuple(self.notes()),
             secrets=tuple(self.given("secrets", self.get("secrets"))),
             configs=tuple(self.given("configs", self.get("configs"))),
@@ -521,11 +523,7 @@ class _Service:
     # -- secrets
 
     def environment(self) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
-        for path in self.env_files():
-            file = self.loaded.read(posixpath.normpath(posixpath.join(self.loaded.directory, path)))
-            for key, value in dotenv(file, {}).pairs:
-                found[self.at("environment", str(key.value), value)] = str(value.value)
+        found: dict[str, str | None] = {**self.filed("env_file", "environment")}
         for key, node in as_map(by_name(self.get("environment"))).entries:
             place = node.span or key.span
             if place is not None:
@@ -542,10 +540,19 @@ class _Service:
             if found and isinstance(raw, Scalar) and interpolate(raw.text, {}) == environment.get(name):
                 yield name, found
 
-    def env_files(self) -> Iterator[str]:
-        for item in _items(self.get("env_file")):
+    def files(self, key: str) -> Iterator[str]:
+        for item in _items(self.get(key)):
             path = item.get("path") if isinstance(item, MapNode) else item
-            yield self.at("env_file", _text(path), item)
+            yield self.at(key, _text(path), item)
+
+    def filed(self, key: str, option: str) -> dict[str, str]:
+        """What the files of a key add to an option, of which they are lines NAME=VALUE."""
+        found = {}
+        for path in self.files(key):
+            file = self.loaded.read(posixpath.normpath(posixpath.join(self.loaded.directory, path)))
+            for name, value in dotenv(file, {}).pairs:
+                found[self.at(option, str(name.value), value)] = str(value.value)
+        return found
 
     def given(self, key: str, node: Node | None) -> Iterator[GivenFile]:
         top = as_map(self.loaded.top.get(key))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sandboxrun.audit.finding import DATA, DIRECT, INDIRECT, REACH, STEP, Hit, about, rule
 from sandboxrun.audit.subject import PROFILE, Subject
@@ -452,3 +452,48 @@ def foreign_network(s: Subject) -> Iterator[Hit]:
         if network.external:
             message = f"the network {network.name} has members that this file does not show"
             yield Hit("networks", message, item=network.name)
+
+
+# By log driver: the option with the address to which it sends, and what it sends to where that is not said. Those that
+# are not here, plugins, send who knows where.
+_RECEIVERS = {
+    "syslog": ("syslog-address", ""),
+    "fluentd": ("fluentd-address", ""),
+    "gelf": ("gelf-address", ""),
+    "splunk": ("splunk-url", "Splunk"),
+    "awslogs": ("awslogs-endpoint", "Amazon CloudWatch"),
+    "gcplogs": ("", "Google Cloud Logging"),
+    "logentries": ("", "Logentries"),
+}
+_ON_THE_HOST = ("", "json-file", "local", "journald", "none", "etwlogs")
+
+
+def receiver_of(driver: str, options: Mapping[str, str]) -> str | None:
+    """Where a log driver sends what the container prints; None where that stays on the host."""
+    if driver in _ON_THE_HOST:
+        return None
+    if driver not in _RECEIVERS:
+        return f"where the log driver {driver} does"
+    option, service = _RECEIVERS[driver]
+    address = options.get(option, "")
+    scheme, mark, rest = address.partition("://")
+    host = (rest if mark else address).partition("/")[0].rpartition("@")[2]
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if scheme in ("unix", "unixgram") or name.lower() == "localhost" or _is_loopback(name):
+        return None
+    return host or service or None
+
+
+@rule(
+    about("SBX323", "Output sent to another host", REACH, STEP, cwe=(200, 532), nist="3.4.2"),
+    why="What the agent prints leaves the host through the engine, whatever its own network may reach: secrets that it "
+    "was given, too.",
+    fix="use the driver local; send from the host what has been looked at",
+    bad="services: {agent: {image: busybox, network_mode: none, logging: {driver: gelf, options: {gelf-address: "
+    "'udp://logs.example.com:12201'}}}}",
+    good="services: {agent: {image: busybox, network_mode: none, logging: {driver: local}}}",
+)
+def sent_output(s: Subject) -> Iterator[Hit]:
+    """Log drivers that send to another host: syslog, gelf, fluentd and splunk by their address, services, plugins."""
+    if (receiver := receiver_of(s.log_driver, s.log_options)) is not None:
+        yield Hit("logging", f"what the container prints is sent to {receiver}")

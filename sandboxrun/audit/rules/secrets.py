@@ -396,9 +396,26 @@ _TAKES = ("registry", "upload", "uploads")  # the first label of a host that pac
 )
 def outside_env_file(s: Subject) -> Iterator[Hit]:
     """env_file by .., ~ or an absolute path."""
-    for path in s.env_files:
-        if path.startswith(("/", "~", "$HOME", "${HOME")) or path == ".." or path.startswith("../"):
-            yield Hit("env_file", f"env_file {path} is outside of the project", item=path)
+    for path in filter(_is_outside, s.env_files):
+        yield Hit("env_file", f"env_file {path} is outside of the project", item=path)
+
+
+@rule(
+    about("SBX512", "Label file outside of the project", DATA, STEP, cwe=(22, 214), nist="3.1.4"),
+    why="What the file holds is not reviewed, and whoever may list containers reads it: the lines of a .env or of "
+    "credentials, say, become labels.",
+    fix="use a file of the project, or write the labels out",
+    bad="services: {agent: {image: busybox, label_file: ['~/.aws/credentials']}}",
+    good="services: {agent: {image: busybox, label_file: [agent.labels]}}",
+)
+def outside_label_file(s: Subject) -> Iterator[Hit]:
+    """label_file by .., ~ or an absolute path."""
+    for path in filter(_is_outside, s.label_files):
+        yield Hit("label_file", f"label_file {path} is outside of the project", item=path)
+
+
+def _is_outside(path: str) -> bool:
+    return path.startswith(("/", "~", "$HOME", "${HOME", "../")) or path == ".."
 
 
 @rule(

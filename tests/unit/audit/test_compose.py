@@ -132,6 +132,16 @@ ONE_THING_MORE = {
     "memswap_limit: -1": "SBX402",
     "ulimits: {nofile: {soft: 1024, hard: 1048576}, core: 0}": "SBX405",
     "logging: {driver: json-file}": "SBX407",
+    "logging: {driver: syslog, options: {syslog-address: 'tcp+tls://192.0.2.1:6514'}}": "SBX323",
+    "logging: {driver: gelf, options: {gelf-address: 'udp://${HOST}:12201'}}": "SBX323",
+    "logging: {driver: fluentd, options: {fluentd-address: 'logs.example.com:24224'}}": "SBX323",
+    "logging: {driver: fluentd, options: {fluentd-address: 'tcp://[2001:db8::1]:24224'}}": "SBX323",
+    "logging: {driver: splunk, options: {splunk-url: 'https://u:p@logs.example.com:8088'}}": "SBX323",
+    "logging: {driver: awslogs, options: {awslogs-group: x}}": "SBX323",
+    "logging: {driver: gcplogs}": "SBX323",
+    "logging: {driver: 'example/plugin:latest'}": "SBX323",
+    "label_file: ../agent.labels": "SBX512",
+    "label_file: [~/.npmrc]": "SBX512",
     "restart: always": "SBX409",
     "restart: unless-stopped": "SBX409",
     "deploy: {restart_policy: {condition: any}}": "SBX409",
@@ -249,6 +259,12 @@ SILENT = [
     "volumes: ['./mock.sock:/var/run/docker.sock:ro']",
     "security_opt: [no-new-privileges]",
     "security_opt: ['no-new-privileges=true']",
+    "logging: {driver: syslog}",
+    "logging: {driver: syslog, options: {syslog-address: 'unixgram:///dev/log'}}",
+    "logging: {driver: journald}",
+    "logging: {driver: fluentd}",
+    "logging: {driver: fluentd, options: {fluentd-address: 'localhost:24224'}}",
+    "logging: {driver: gelf, options: {gelf-address: 'udp://[::1]:12201'}}",
     "cap_drop: [CAP_ALL]",
     "cap_drop: [all]",
     "cap_add: [NET_BIND_SERVICE]",
@@ -512,6 +528,14 @@ def test_an_env_file_is_read(tmp_path: Path) -> None:
     verdict = reviewed(tmp_path, closed("env_file: agent.env"), "compose.yaml")
     assert rules_of(verdict) == ["SBX501"]
     assert str(verdict.findings[0].span).endswith("agent.env:2:4")
+
+
+def test_a_label_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "agent.labels").write_text("a=1\nnote=ghp_0123456789abcdefghijklmnopqrstuvwxyzAB\n")
+    verdict = reviewed(tmp_path, closed("label_file: agent.labels"), "compose.yaml")
+    assert rules_of(verdict) == ["SBX502"]
+    assert str(verdict.findings[0].span).endswith("agent.labels:2:6")
+    assert rules_of(reviewed(tmp_path, closed("label_file: agent.labels\nlabels: {note: x}"), "compose.yaml")) == []
 
 
 def test_extends_and_anchors(tmp_path: Path) -> None:
