@@ -310,8 +310,9 @@ def _limits(subject: Subject, ceilings: Mapping[str, float]) -> Breaches:
         value = getattr(subject, field)
         option, _, item = key.partition(".")
         if value is None or not 0 < value <= most:
-            shown = "is above it" if value is not None and value > 0 else "is not limited"
-            message = f"the policy's ceiling for {key} is {kind.plain(most)}, and this {shown}"
+            # with the value: what a baseline accepts is this one, and no higher one
+            shown = kind.plain(value) if value is not None and value > 0 else "not limited"
+            message = f"the policy's ceiling for {key} is {kind.plain(most)}, and this is {shown}"
             yield CEILING, Hit(option, message, item=item or None)
 
 

@@ -468,5 +468,8 @@ def not_taken(payload: Mapping[str, Any], inspect: Mapping[str, Any]) -> Iterato
                 yield f"HostConfig.{field}"
         elif (live.get(field) or None) != (wanted or None):
             yield f"HostConfig.{field}"
-    if (inspect.get("Config") or {}).get("User") != payload.get("User"):
+    config = inspect.get("Config") or {}
+    if config.get("User") != payload.get("User"):
         yield "Config.User"
+    if not payload.get("Labels", {}).items() <= labels.read(config.get("Labels")).items():
+        yield "Config.Labels"  # nobody would collect it

@@ -77,7 +77,7 @@ BREACHES = [
     ("images: {allow: ['registry.example.com/*']}", "SBX910 node:20-alpine is not an image that the policy allows"),
     ("images: {digests: true}", "SBX910 the policy requires a digest, and node:20-alpine has none"),
     ("egress: {allow: ['*.example.com:443']}", "SBX911 the policy lists destinations, and egress is open"),
-    ("ceilings: {mem_limit: 256m}", "SBX912 the policy's ceiling for mem_limit is 256m, and this is above it"),
+    ("ceilings: {mem_limit: 256m}", "SBX912 the policy's ceiling for mem_limit is 256m, and this is 512m"),
     ("ceilings: {pids_limit: 100}", "SBX912 the policy's ceiling for pids_limit is 100, and this is not limited"),
     ("ceilings: {lifetime.idle: 1h}", "SBX912 the policy's ceiling for lifetime.idle is 1h, and this is not limited"),
     ("require: {read_only: false}", "SBX914 the policy requires read_only: false"),
@@ -191,7 +191,7 @@ def test_the_policy_judges_what_a_variable_may_hold_too(tmp_path: Path) -> None:
         "sandboxes: {agent: {image: 'node:20-alpine', egress: none, mem_limit: '{{ size }}'}}\n"
     )
     assert [(finding.rule, finding.message, finding.when) for finding in judged(tmp_path, profile).open] == [
-        ("SBX912", "the policy's ceiling for mem_limit is 4g, and this is above it", 'size is "16g"'),
+        ("SBX912", "the policy's ceiling for mem_limit is 4g, and this is 16g", 'size is "16g"'),
         ("SBX915", "limits: may use memory: 16g, beyond the greatest profile (2g)", 'size is "16g"'),
     ]
     now = profile.replace("default: 1g", "default: 16g")
@@ -330,6 +330,14 @@ def test_a_baseline_hides_what_was_there_and_may_only_shrink(tmp_path: Path) -> 
     )
     write_baseline(tmp_path / "sandboxrun-baseline.json", verdict, terms(Sources(root=tmp_path), today=TODAY))
     assert told(judged(tmp_path, fixed)) == ['medium SBX107 user "root" is root']
+
+
+def test_a_baseline_hides_no_higher_value(tmp_path: Path) -> None:
+    policy(tmp_path, "ceilings: {mem_limit: 256m}")
+    write_baseline(tmp_path / "sandboxrun-baseline.json", judged(tmp_path), ReviewTerms(today=TODAY))
+    assert told(judged(tmp_path)) == []
+    higher = "medium SBX912 the policy's ceiling for mem_limit is 256m, and this is 64g"
+    assert higher in told(judged(tmp_path, f"{PROFILE}    mem_limit: 64g\n"))
 
 
 def test_a_baseline_has_nothing_of_what_is_wrong_with_waivers(tmp_path: Path) -> None:

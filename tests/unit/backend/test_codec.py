@@ -10,11 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sandboxrun.backend.docker.codec import decode, encode, encode_update, image_config
+from sandboxrun.backend.docker.codec import (
+    decode,
+    encode,
+    encode_update,
+    gateway_payload,
+    image_config,
+    keeper_payload,
+    not_taken,
+)
 from sandboxrun.backend.docker.fields import FIELDS, KEPT, Live, field_of
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.option import Effect, OwnAddresses
 from sandboxrun.spec.option_types import Egress
+from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import Attachment, FileRef, Healthcheck, Logging, Mount, Workspace
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, digest_of, settle
 from sandboxrun.spec.state import ImageConfig, from_label, own_labels, unsupported, without_inherited
@@ -274,3 +283,32 @@ def test_a_hosts_file_that_leads_elsewhere_is_not_what_was_asked(line: str | Non
     kept = [given for given in body["HostConfig"]["ExtraHosts"] if not given.startswith("api.")]
     body["HostConfig"]["ExtraHosts"] = kept if line is None else [line, *kept]
     assert decode(as_inspect(body, spec, name=NAME, names=NAMES), NAMES, spec).egress is None
+
+
+@pytest.mark.parametrize("kind", ["gateway", "keeper"])
+def test_of_a_companion_whatever_the_engine_dropped_is_named(kind: str) -> None:
+    spec = settle(SandboxSpec(egress=Egress(mode="allow", allow=("a.example.com:443",), resolvers=("10.1.0.53",))))
+    one = DeclaredSandbox(address="a", sandbox="a", name=NAME, spec=spec)
+    own_addresses = OwnAddresses.of("10.231.0.8/29")
+    payload = (
+        gateway_payload(one, NAMES, "r", own_addresses, "x")
+        if kind == "gateway"
+        else keeper_payload(one, "p", "r", {"secrets": "/held/secrets"}, "x")
+    )
+    host = payload["HostConfig"]
+    mounts = [{"Name": mount["Source"], "Destination": mount["Target"]} for mount in host["Mounts"]]
+
+    def taken(**less: Any) -> list[str]:
+        own = {"HostConfig": {key: value for key, value in host.items() if key != "Mounts"}, "Mounts": mounts}
+        own |= {"Config": {"User": payload["User"], "Labels": {**payload["Labels"], "of.the.image": "x"}}}
+        return list(not_taken(payload, {**own, **less}))
+
+    assert taken() == []
+    for field in host.keys() - {"Mounts", "Init", "RestartPolicy"}:
+        assert taken(HostConfig={key: value for key, value in host.items() if key != field}) == [f"HostConfig.{field}"]
+    assert taken(Mounts=[]) == ["HostConfig.Mounts"]
+    assert taken(HostConfig={**host, "RestartPolicy": {"Name": "always"}}) == ["HostConfig.RestartPolicy"]
+    assert taken(Config={"User": "", "Labels": payload["Labels"]}) == ["Config.User"]
+    for label in payload["Labels"]:
+        fewer = {name: text for name, text in payload["Labels"].items() if name != label}
+        assert taken(Config={"User": payload["User"], "Labels": fewer}) == ["Config.Labels"]
