@@ -54,6 +54,7 @@ from sandboxrun.spec.project import (
 )
 from sandboxrun.spec.records import Dependency, FileRef
 from sandboxrun.spec.seccomp import NAMES as SECCOMP_NAMES
+from sandboxrun.spec.seccomp import from_engine as seccomp_from_engine
 from sandboxrun.spec.spec import BY_KEY, ROWS, SandboxSpec, parse_rest, parse_spec
 from sandboxrun.spec.types import INVALID, describe, freeze, item_span, item_spans, name_of
 
@@ -318,6 +319,7 @@ class Maker:
                 help = did_you_mean(given, SECCOMP_NAMES) or f"check the path; without a file there are {names}"
                 self.problems.add(f"{what} can't be read: {reason(error)}", span, help)
                 return spec
+        content = seccomp_from_engine(content)  # one of ours under its name: what an engine has is read so as well
         return structs.replace(spec, security_opt=freeze({**spec.security_opt, "seccomp": content}))
 
     def _paths(self, spec: SandboxSpec, node: MapNode) -> tuple[SandboxSpec, Any]:

@@ -10,6 +10,7 @@ import pytest
 from sandboxrun.errors import ProfileError
 from sandboxrun.profile.loader import load
 from sandboxrun.spec.project import Profile
+from sandboxrun.spec.seccomp import profile
 
 PROFILE = "name: p\nsandboxes:\n  a: {image: example, security_opt: ['seccomp=%s']}\n"
 
@@ -49,6 +50,13 @@ def test_a_profile_inline_and_a_name_stay_as_they_are(tmp_path: Path) -> None:
         assert _load(tmp_path, name).sandboxes[0].spec.security_opt["seccomp"] == name
     inline = '{"defaultAction":"SCMP_ACT_ALLOW"}'
     assert _load(tmp_path, inline).sandboxes[0].spec.security_opt["seccomp"] == inline
+
+
+@pytest.mark.parametrize("name", ["sandboxrun", "debug"])
+def test_a_file_with_one_of_ours_is_that_one(name: str, tmp_path: Path) -> None:
+    """An engine that has it is read so, too: it would have done something else than it was asked."""
+    (tmp_path / "calls.json").write_text(json.dumps(profile(name), indent=2, sort_keys=True))
+    assert _load(tmp_path, "calls.json").sandboxes[0].spec.security_opt["seccomp"] == name
 
 
 def test_what_is_no_profile_is_refused(tmp_path: Path) -> None:
