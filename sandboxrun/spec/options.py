@@ -360,6 +360,9 @@ class SecurityOptions(ResourceOptions):
     publish_all_ports: bool = fixed(Flag(), False, "Nor are those that the image names.")
     volumes_from: tuple[str, ...] = fixed(ListOf(item=Text()), (), "No other container's mounts.")
     device_cgroup_rules: tuple[str, ...] = fixed(ListOf(item=Text()), (), "No devices but those of `devices`.")
+    cgroup_parent: str = fixed(
+        Text(), "", "The sandbox's cgroup is in the engine's own: what the host's owner limits there holds."
+    )
     oom_kill_disable: bool = fixed(Flag(), False, "A sandbox beyond its memory limit is ended.")
     auto_remove: bool = fixed(Flag(), False, "Never: it loses the evidence.")
 

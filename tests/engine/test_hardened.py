@@ -81,6 +81,7 @@ def test_a_sandbox_that_says_nothing_is_closed(world: World, options: dict[str, 
 
 
 MORE_OPEN: Mapping[str, Mapping[str, Any]] = {
+    "cgroup_parent": {"CgroupParent": "/sandboxrun-test"},
     "device_cgroup_rules": {"DeviceCgroupRules": ["c 1:3 rwm"]},
     "pid": {"PidMode": "host"},
     "ports": {"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}},

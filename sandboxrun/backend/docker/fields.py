@@ -668,6 +668,7 @@ FIELDS: Mapping[str, Place] = {
     "publish_all_ports": Host("PublishAllPorts", False, read=bool),
     "volumes_from": Host("VolumesFrom", (), list, tuple),
     "device_cgroup_rules": Host("DeviceCgroupRules", (), list, tuple),
+    "cgroup_parent": Host("CgroupParent", "", read=str),
     "oom_kill_disable": Host("OomKillDisable", False, read=bool),
     "auto_remove": Host("AutoRemove", False, read=bool),
     "tmpfs": Host("Tmpfs", freeze({}), dict, freeze),
