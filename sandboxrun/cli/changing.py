@@ -274,6 +274,11 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._begun:
+            if _imports(frame):  # half a module would be left, which what ends the command needs: to release the lock
+                later = threading.Timer(_IMPORTED, signal.pthread_kill, (threading.get_ident(), number))
+                later.daemon = True
+                later.start()
+                return
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             # nobody at a keyboard sent it, and a job's log shall not just break off
@@ -288,6 +293,16 @@ class _Signals:
         self._count += 1  # before anything is said: whoever reads it may send the next one at once
         shout(text.format(name), patience=0.0)
         self._act(name.removeprefix("SIG"))
+
+
+_IMPORTED = 0.02  # seconds until it is tried again
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 class CleanStop(_Signals):

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -345,6 +346,22 @@ def test_the_second_signal_ends_at_once() -> None:
         text = told.read()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
     assert text.splitlines()[-1] == "Aborted. The next apply or destroy cleans up."
+
+
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_ends_no_import_in_the_middle(
+    number: signal.Signals, ends: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What releases the lock needs the module that was being loaded to take it."""
+    text = "import os\nos.kill(os.getpid(), %d)\nfor _ in range(1000): pass\ncomplete = True\n"
+    (tmp_path / "half_loaded.py").write_text(text % number)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ends), CleanStop():
+        import half_loaded  # type: ignore[import-not-found]
+
+        time.sleep(60)
+    del sys.modules["half_loaded"]
+    assert half_loaded.complete
 
 
 @pytest.mark.parametrize("kind", [CleanStop, lambda: Forwarding(lambda event: None).to(lambda name: None)])
