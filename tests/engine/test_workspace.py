@@ -7,11 +7,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
 
 from sandboxrun import SandboxService, Settings
+from sandboxrun.backend.docker.client import Engine
 from sandboxrun.errors import ApplyError, PlanError, ProfileError
 from sandboxrun.plan.changes import Action
 from sandboxrun.profile.loader import load
@@ -413,3 +415,24 @@ def test_sandboxes_of_a_service_keep_apart_too(world: World, engine_host: str) -
             service.create("b", command=command, workspace=work / "sub", access="rw")
         first.remove()
         service.create("b", command=command, workspace=work / "sub", access="ro").remove()
+
+
+@pytest.mark.parametrize("part", ["workspace", "configs"])
+def test_what_would_be_put_beside_its_volume_is_an_error(
+    part: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine, or a proxy before it, that drops the mount of the container which fills the volume: the sandbox would
+    have run on nothing, and its patch would have said that the agent removed it all."""
+    (world.directory / "file").write_text("x")
+    options = {"workspace": {"source": ".", "access": "copy"}} if part == "workspace" else {"configs": ["c"]}
+    profile = world.profile({"a": options}, configs={"c": {"content": "x"}})
+    create = Engine.create_container
+
+    def unmounted(engine: Engine, name: str, payload: Any, **more: Any) -> Any:
+        dropped = {**payload, "HostConfig": {**payload["HostConfig"], "Mounts": []}}
+        return create(engine, name, dropped if "courier" in name else payload, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(ApplyError, match=f"did not mount {world.project}-a.{part}"):
+        patch.setattr(Engine, "create_container", unmounted)
+        world.apply(profile)
+    assert world.ids(profile) == {}

@@ -455,8 +455,16 @@ def _companion_host(*, memory: int, pids: int) -> dict[str, Any]:
     }
 
 
+# What no companion asks for: an engine that has one of them gave it more than it may have.
+_UNASKED = (
+    "AutoRemove", "Binds", "CapAdd", "CgroupParent", "DeviceCgroupRules", "DeviceRequests", "Devices", "ExtraHosts",
+    "GroupAdd", "Links", "OomKillDisable", "PidMode", "PortBindings", "Privileged", "PublishAllPorts", "Sysctls",
+    "Tmpfs", "UTSMode", "VolumesFrom",
+)  # fmt: skip
+
+
 def not_taken(payload: Mapping[str, Any], inspect: Mapping[str, Any]) -> Iterator[str]:
-    """The fields of a companion's payload that the engine did not apply, by name."""
+    """The fields of a companion's payload that the engine did not apply, and what it applied unasked, by name."""
     live, asked = inspect.get("HostConfig") or {}, payload["HostConfig"]
     for field, wanted in asked.items():
         if field == "Mounts":
@@ -468,6 +476,9 @@ def not_taken(payload: Mapping[str, Any], inspect: Mapping[str, Any]) -> Iterato
                 yield f"HostConfig.{field}"
         elif (live.get(field) or None) != (wanted or None):
             yield f"HostConfig.{field}"
+    yield from (f"HostConfig.{field}" for field in _UNASKED if field not in asked and live.get(field))
+    if any(live.get(field) == [] for field in ("MaskedPaths", "ReadonlyPaths")):
+        yield "HostConfig.MaskedPaths"
     config = inspect.get("Config") or {}
     if config.get("User") != payload.get("User"):
         yield "Config.User"

@@ -441,19 +441,21 @@ def upload_container(
     The engine takes no upload through a read-only mount, and none into the directory above a mount when the
     root is read-only; only from there can a volume's own root be given to the sandbox's user.
     """
-    made = create_container(
-        session.engine,
-        f"{sandbox.name}.courier-{part}",
-        {
-            "Image": sandbox.spec.image,
-            "Cmd": ["true"],
-            "NetworkDisabled": True,
-            "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: UPLOAD, **more},
-            "HostConfig": {"NetworkMode": "none", "Mounts": [volume_mount(volume, posixpath.join(landing, part))]},
-        },
-        platform=sandbox.spec.platform,
-    )
+    target = posixpath.join(landing, part)
+    payload = {
+        "Image": sandbox.spec.image,
+        "Cmd": ["true"],
+        "NetworkDisabled": True,
+        "Labels": {labels.PROJECT: session.profile.project, labels.ROLE: UPLOAD, **more},
+        "HostConfig": {"NetworkMode": "none", "Mounts": [volume_mount(volume, target)]},
+    }
+    name = f"{sandbox.name}.courier-{part}"
+    made = create_container(session.engine, name, payload, platform=sandbox.spec.platform)
     try:
+        mounts = session.engine.inspect_container(made.id).get("Mounts") or ()
+        if not any((mount.get("Name"), mount.get("Destination")) == (volume, target) for mount in mounts):
+            # what is put there would go with the container, and the sandbox would find nothing
+            raise ApplyError(f"{sandbox.address}: the engine did not mount {volume}, which is to be filled, in {name}")
         yield made.id
     finally:
         session.engine.remove_container(made.id, force=True, volumes=True)

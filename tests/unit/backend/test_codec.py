@@ -312,3 +312,21 @@ def test_of_a_companion_whatever_the_engine_dropped_is_named(kind: str) -> None:
     for label in payload["Labels"]:
         fewer = {name: text for name, text in payload["Labels"].items() if name != label}
         assert taken(Config={"User": payload["User"], "Labels": fewer}) == ["Config.Labels"]
+    for field, value in (
+        ("CapAdd", ["CAP_SYS_ADMIN"]),
+        ("Devices", [{"PathOnHost": "/dev/kvm"}]),
+        ("PortBindings", {"80/tcp": [{"HostPort": "80"}]}),
+        ("Privileged", True),
+        ("PidMode", "host"),
+        ("AutoRemove", True),
+    ):
+        assert taken(HostConfig={**host, field: value}) == [f"HostConfig.{field}"]
+    assert taken(HostConfig={**host, "MaskedPaths": [], "ReadonlyPaths": []}) == ["HostConfig.MaskedPaths"]
+    closed: dict[str, Any] = {
+        "CapAdd": None,
+        "Devices": [],
+        "PortBindings": {},
+        "Privileged": False,
+        "MaskedPaths": ["/proc/kcore"],
+    }
+    assert taken(HostConfig={**host, **closed, "UTSMode": "", "ReadonlyPaths": ["/proc/sys"]}) == []
