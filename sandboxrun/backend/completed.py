@@ -106,15 +106,16 @@ def completed(profile: Profile, store: Store, compare: bool) -> Mapping[str, Map
     The last run of each; where workspaces are compared, the last one that had the workspace as it is now, if any.
     """
     wanted = {s.address: s for s in profile.sandboxes}
-    undecided = dict(wanted)
+    undecided = {address: (sandbox, sandbox.spec.digests) for address, sandbox in wanted.items()}
     found: dict[str, Completed] = {}
-    differ, removed = contents_compared(store), store.removed()
-    for entry in reversed(store.entries(profile.project)):  # the newest decides, as a rule: few indexes are read
-        sandbox = undecided.get(entry.sandbox)
-        if sandbox is None or entry.spec not in sandbox.spec.digests or entry.outcome not in ENDED:
+    differ, removed, own, seen = contents_compared(store), store.removed(), store.own(), set[str]()
+    for entry in store.each(profile.project, newest_first=True):  # which decides, as a rule: few indexes are read
+        sandbox, digests = undecided.get(entry.sandbox, (None, ()))
+        if sandbox is None or entry.spec not in digests or entry.outcome not in ENDED:
             continue
-        if not store.is_own(entry):
+        if entry.run in seen or not own(entry):
             continue
+        seen.add(entry.run)  # a checkout may have a line of this user's a hundred thousand times
         with contextlib.suppress(EvidenceError):
             gone = removed.get(entry.run)
             if gone is not None:

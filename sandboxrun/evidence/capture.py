@@ -7,8 +7,9 @@ container may be removed is for the caller to see from `Captured.entry`.
 from __future__ import annotations
 
 import datetime
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +23,16 @@ from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence import parts
 from sandboxrun.evidence.errors import disk_full, reason_of
 from sandboxrun.evidence.folder import RunFolder
-from sandboxrun.evidence.index import Digests, Index, Kept, MissingPart, Revision
+from sandboxrun.evidence.index import (
+    ROOM_FOR_REFUSED,
+    Digests,
+    Index,
+    Kept,
+    MissingPart,
+    RefusedName,
+    Revision,
+    room_of,
+)
 from sandboxrun.evidence.masking import Masker
 from sandboxrun.evidence.parts import CaptureLimits, CaptureSource, Part
 from sandboxrun.evidence.store import REVISION, Captured, ChainEntry, Store, Watched, recorded
@@ -307,12 +317,19 @@ class _Capture:
             egress=egress,
             kept=kept,
             missing=tuple(structs.replace(m, reason=masked(m.reason)) for m in self._missing),
-            refused=tuple(
-                structs.replace(r, path=masked(r.path), reason=masked(r.reason)) for r in told.refused[:_LISTED]
-            ),
+            refused=tuple(self._refused(told.refused)),
             refused_total=told.refused_total,
             previous=previous,
         )
+
+    def _refused(self, every: Iterable[RefusedName]) -> Iterator[RefusedName]:
+        """The first of them, as many as the index has room for."""
+        room, masked = ROOM_FOR_REFUSED, self._masker.text
+        for one in itertools.islice(every, _LISTED):
+            path = masked(one.path)
+            if (room := room - room_of(path)) < 0:
+                return
+            yield structs.replace(one, path=path, reason=masked(one.reason))
 
     def _revision(self) -> Revision | None:
         """What was noted of the workspace's revision when the sandbox was made."""

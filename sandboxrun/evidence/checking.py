@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterator, Mapping
 from sandboxrun.data import Data
 from sandboxrun.evidence.errors import EvidenceError, reason_of
 from sandboxrun.evidence.folder import INDEX, Folder, is_name
+from sandboxrun.evidence.index import LARGEST as LARGEST_INDEX
 from sandboxrun.evidence.index import Index, Kept
 from sandboxrun.evidence.store import (
-    LARGEST_INDEX,
     NAME,
     ChainEntry,
     Notice,
@@ -30,6 +30,7 @@ from sandboxrun.evidence.store import (
     lines_of,
     notices,
     read,
+    torn_end,
 )
 
 _OLD_STAGING = ".staging"  # where runs waited to be captured before that lay in the state directory; never read
@@ -124,8 +125,8 @@ class _Check:
     def __init__(
         self, store: Store, root: Folder, only: Collection[str] | None, seals: bool, limits: CheckLimits
     ) -> None:
-        self._store, self._root, self._only, self._limits = store, root, only, limits
-        self._sealing = seals and store.has_key()
+        self._root, self._only, self._limits = root, only, limits
+        self._own = store.own() if seals and store.has_key() else None
         self._data = read(root)
         self._problems: list[ChainProblem] = []
         self._entries: dict[str, ChainEntry] = {}  # by run
@@ -137,10 +138,9 @@ class _Check:
         self._unfinished: list[str] = []
 
     def run(self, last_line: str | None) -> Checked:
-        complete, torn = lines_of(self._data)
         more = False
         try:
-            self._lines(complete, torn, last_line)
+            self._lines(last_line)
             if self._only is None:
                 self._others()
         except _Enough:
@@ -149,7 +149,7 @@ class _Check:
             problems=tuple(self._current()),
             more=more,
             unfinished=tuple(self._unfinished),
-            last_line=digest_of(complete[-1]) if complete else None,
+            last_line=next(map(digest_of, lines_of(self._data, backwards=True)), None),
             **self._counts,
         )
 
@@ -158,9 +158,9 @@ class _Check:
             raise _Enough
         self._problems.append(ChainProblem(folder=folder, problem=problem))
 
-    def _lines(self, complete: list[bytes], torn: bytes, last_line: str | None) -> None:
+    def _lines(self, last_line: str | None) -> None:
         previous, kept_elsewhere = None, last_line is None
-        for number, raw in enumerate(complete, 1):
+        for number, raw in enumerate(lines_of(self._data), 1):
             try:
                 line = line_of(raw)
             except ValueError:
@@ -169,7 +169,7 @@ class _Check:
                 self._line(number, raw, line, previous)
             previous = digest_of(raw)
             kept_elsewhere = kept_elsewhere or previous == last_line
-        if torn:
+        if torn_end(self._data):
             self._add("", "the last line of the chain is torn (a writer was killed)")
         if not kept_elsewhere:
             text = f"no line of the chain has the digest {last_line}: its end is missing, or it was rewritten"
@@ -198,10 +198,10 @@ class _Check:
                 self._add(line.folder, text)
 
     def _seal(self, number: int, line: ChainEntry | Notice) -> bool:
-        if not self._sealing:
+        if self._own is None:
             self._counts["unsealed"] += 1
             return False
-        if self._store.is_own(line):
+        if self._own(line):
             self._counts["sealed"] += 1
             return True
         self._counts["foreign"] += 1
@@ -229,7 +229,7 @@ class _Check:
             return
         try:
             with self._root.enter(entry.folder) as folder:
-                index = _index(folder, entry)
+                index = self._index(folder, entry, sealed)
                 if not isinstance(index, Index):
                     yield index
                     return
@@ -241,6 +241,27 @@ class _Check:
                     yield f"its line in the chain differs from {INDEX} in {', '.join(differing)}"
         except (FileNotFoundError, EvidenceError) as error:
             yield reason_of(error) if isinstance(error, EvidenceError) else "the folder is missing"
+
+    def _index(self, folder: Folder, entry: ChainEntry, sealed: bool) -> Index | str:
+        """The run's index, or what is wrong with it."""
+        try:
+            with folder.open(INDEX) as file:
+                size = os.fstat(file.fileno()).st_size
+                if not self._allows(size, sealed):
+                    return f"{INDEX} {_TOO_MUCH}"
+                data = file.read(LARGEST_INDEX + 1) if size <= LARGEST_INDEX else b""
+            if hashlib.sha256(data).hexdigest() != entry.index_sha256:
+                return f"{INDEX} was changed"
+            return Index.from_json(data)
+        except FileNotFoundError:
+            return f"{INDEX} is missing"
+        except EvidenceError as error:
+            return f"{INDEX}: {reason_of(error)}"
+
+    def _allows(self, size: int, sealed: bool) -> bool:
+        """Whether a file of that size is read: one that a checkout brought may claim any, and take up no room."""
+        self._left -= 0 if sealed else size
+        return sealed or self._left >= 0
 
     def _files(self, folder: Folder, kept: Mapping[str, Kept], sealed: bool) -> Iterator[str]:
         found, extra = dict[str, os.stat_result](), list[str]()
@@ -264,12 +285,9 @@ class _Check:
         yield from (f"{path} is not in the index" for path in extra)
 
     def _content(self, folder: Folder, kept: Kept, sealed: bool) -> Iterator[str]:
-        """A file that a checkout brought may claim any size, and take up no room."""
-        if not sealed:
-            self._left -= kept.bytes
-            if self._left < 0:
-                yield f"{kept.path} was not compared: the runs without this user's seal are too large"
-                return
+        if not self._allows(kept.bytes, sealed):
+            yield f"{kept.path} {_TOO_MUCH}"
+            return
         *above, name = kept.path.split("/")
         try:
             with folder.walk_to(tuple(above)) as place, place.open(name) as file:
@@ -305,23 +323,10 @@ class _Check:
                 yield problem
 
 
+_TOO_MUCH = "was not compared: the runs without this user's seal are too large"
 _NOT_RECORDED = "not recorded in the chain (an unfinished capture, or put there)"
 _SAME = ("project", "sandbox", "folder", "index_sha256")  # in a notice and the line that it is about
 _REPEATED = ("project", "sandbox", "spec", "inputs", "outcome", "finished_at")  # what a run's line has of its index
-
-
-def _index(folder: Folder, entry: ChainEntry) -> Index | str:
-    """The run's index, or what is wrong with it."""
-    try:
-        with folder.open(INDEX) as file:
-            data = file.read(LARGEST_INDEX + 1)
-        if len(data) > LARGEST_INDEX or hashlib.sha256(data).hexdigest() != entry.index_sha256:
-            return f"{INDEX} was changed"
-        return Index.from_json(data)
-    except FileNotFoundError:
-        return f"{INDEX} is missing"
-    except EvidenceError as error:
-        return f"{INDEX}: {reason_of(error)}"
 
 
 def _is_written(root: Folder, name: str) -> bool:

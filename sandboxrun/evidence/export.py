@@ -317,6 +317,8 @@ class _Export:
             return None
         if len(self.kept) >= self._limits.files:
             raise TarError(f"more than {self._limits.files} files")
+        if not self._into.has_room(path):
+            raise TarError("the names of all files are more than the index has room for")
         if member.size > self._limits.file_bytes:
             return self._refuse(member, f"larger than {self._limits.file_bytes} bytes")
         if self._bytes + member.size > self._limits.bytes:

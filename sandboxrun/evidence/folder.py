@@ -26,6 +26,7 @@ from sandboxrun.backend.owner import Owner, decode, this_process
 from sandboxrun.data import Closing, Data
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.evidence.errors import EvidenceError, disk_full
+from sandboxrun.evidence.index import ROOM, room_of
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
@@ -298,6 +299,7 @@ class RunFolder:
         self.name = name
         self._lock = threading.Lock()
         self._kept: dict[str, Kept] = {}
+        self._room = ROOM
         self._open = True
         self._flushing: list[Aside[None]] = []
         self._unsynced = False
@@ -327,6 +329,10 @@ class RunFolder:
             writer.write(data)
             return writer.commit(truncated=truncated)
 
+    def has_room(self, path: str) -> bool:
+        """Whether the index can have one more file, called `path`: a larger one would not be read."""
+        return room_of(path) <= self._room
+
     def put_in_place(self, place: Folder, half: str, name: str, kept: Kept, file: BinaryIO | None) -> Kept:
         """Rename a finished file and note it; refused once the index is being written. `file`: flush this one by
         itself."""
@@ -335,6 +341,7 @@ class RunFolder:
                 raise EvidenceError(f"{kept.path} came too late")
             place.rename(half, name)
             self._kept[kept.path] = kept
+            self._room -= room_of(kept.path)
             if file is not None:
                 self._flush(file.fileno(), name)
             self._unsynced = self._unsynced or file is None

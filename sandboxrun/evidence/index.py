@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from sandboxrun.evidence.store import ChainEntry, Notice
 
 FORMAT_VERSION = "1.1"
+LARGEST = 40 << 20  # bytes
+_MOST_COMMAS = 1 << 19  # what they separate takes some hundred bytes once it is read and shown
 _LARGEST_ODD = 8 << 20  # bytes
+
+# What an agent names in it has to leave room for the rest
+ROOM, ROOM_FOR_REFUSED = 28 << 20, 8 << 20  # some 60,000 files
+
+
+def room_of(path: str) -> int:
+    """How much of `ROOM` a file of that name takes: its bytes in the index; a comma in it counts for many."""
+    return 384 + len(json.dumps(path)) + 128 * path.count(",")
 
 
 def indented(value: Any, *, sort_keys: bool = False, ensure_ascii: bool = True) -> str:
@@ -156,14 +166,17 @@ class Index(Data):
     @classmethod
     def from_json(cls, data: bytes) -> Index:
         """Read a file's bytes; raises EvidenceError for anything else than an index of this format."""
+        if len(data) > LARGEST or data.count(b",") > _MOST_COMMAS:
+            what = f"larger than {LARGEST >> 20} MiB or has more than {_MOST_COMMAS} values"
+            raise EvidenceError(f"the evidence index is {what}")
         try:
-            version = _decoded(data, _Versioned).format_version
+            version = decoded(data, _Versioned).format_version
             if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
                 raise EvidenceError(
                     f"the evidence index has format {version}, this sandboxrun reads {FORMAT_VERSION}",
                     help="read it with the sandboxrun that wrote it, or a newer one",
                 )
-            return _decoded(data, Index)
+            return decoded(data, Index)
         except (ValueError, TypeError, RecursionError) as error:
             raise EvidenceError(f"not an evidence index: {error}") from error
 
@@ -175,7 +188,7 @@ class _Versioned(Data):
 T = TypeVar("T")
 
 
-def _decoded(data: bytes, kind: type[T]) -> T:
+def decoded(data: bytes, kind: type[T]) -> T:
     """JSON, of which nothing is made that is no field of `kind`: a hostile file takes no memory."""
     try:
         return msgspec.json.decode(data, type=kind)

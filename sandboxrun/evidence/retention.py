@@ -47,24 +47,25 @@ class Fate(Data):
     removed: Notice | None = None
 
 
-def fates(store: Store, data: bytes) -> Mapping[str, Fate]:
-    """By run, from the chain's bytes. Anybody's hold counts; a release or a removal only where this user sealed it."""
-    found = dict[str, Fate]()
-    for notice in notices(data):
+def fates(store: Store, data: bytes, run: str = "") -> Mapping[str, Fate]:
+    """By run (one, or all), from the chain's bytes. Anybody's hold counts; a release or a removal only where this user
+    sealed it."""
+    found, own = dict[str, Fate](), store.own()
+    for notice in notices(data, run):
         now = found.get(notice.run, Fate())
         match notice.action:
             case NoticeKind.HELD:
                 found[notice.run] = Fate(held=notice, removed=now.removed)
-            case NoticeKind.RELEASED if store.is_own(notice):
+            case NoticeKind.RELEASED if own(notice):
                 found[notice.run] = Fate(removed=now.removed)
-            case NoticeKind.REMOVED if store.is_own(notice):
+            case NoticeKind.REMOVED if own(notice):
                 found[notice.run] = Fate(held=now.held, removed=notice)
     return found
 
 
 def fate(store: Store, entry: ChainEntry) -> Fate:
     """What became of one run's evidence."""
-    return fates(store, store.chain()).get(entry.run, Fate())
+    return fates(store, store.chain(), entry.run).get(entry.run, Fate())
 
 
 def hold(store: Store, entry: ChainEntry, reason: str) -> Notice:
@@ -73,7 +74,7 @@ def hold(store: Store, entry: ChainEntry, reason: str) -> Notice:
     if not 0 < len(text) <= LONGEST_REASON:
         raise EvidenceError(f"the reason must have 1 to {LONGEST_REASON} characters")
     with _changing(store) as opened:
-        now = fates(store, opened.data).get(entry.run, Fate())
+        now = fates(store, opened.data, entry.run).get(entry.run, Fate())
         if now.removed is not None:
             raise EvidenceError(f"the evidence of run {entry.run} was removed on {now.removed.at}")
         if now.held is not None and now.held.reason == text:
@@ -84,7 +85,7 @@ def hold(store: Store, entry: ChainEntry, reason: str) -> Notice:
 def release(store: Store, entry: ChainEntry, reason: str = "") -> Notice:
     """End a hold, whoever's it is. Raises EvidenceError where there is none."""
     with _changing(store) as opened:
-        if fates(store, opened.data).get(entry.run, Fate()).held is None:
+        if fates(store, opened.data, entry.run).get(entry.run, Fate()).held is None:
             raise EvidenceError(f"the evidence of run {entry.run} is not held")
         return _append(opened, NoticeKind.RELEASED, entry, one_line(reason.strip())[:LONGEST_REASON])
 
@@ -166,12 +167,17 @@ def select(store: Store, kept: Retention, now: datetime.datetime) -> Selection:
     with root:
         data = store.chain()
         known = fates(store, data)
-        own, others, held, interrupted = list[ChainEntry](), 0, 0, list[Removal]()
+        is_own, first = store.own(), dict[str, ChainEntry]()
+        others, held, interrupted = 0, 0, list[Removal]()
         for entry in entries(data):
-            found = known.get(entry.run, Fate())
-            if not store.is_own(entry):
+            if not is_own(entry):
                 others += 1
-            elif found.removed is None:
+            else:  # somebody may have put a line there once more: it is no newer run
+                first.setdefault(entry.run, entry)
+        own = list[ChainEntry]()
+        for entry in first.values():
+            found = known.get(entry.run, Fate())
+            if found.removed is None:
                 own.append(entry)
             elif root.kind(entry.folder):
                 interrupted.append(Removal(entry=entry, bytes=_size(root, entry), reason=found.removed.reason))

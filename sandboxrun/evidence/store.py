@@ -40,7 +40,8 @@ from sandboxrun.evidence.folder import (
     state_path,
     writing_state,
 )
-from sandboxrun.evidence.index import Index
+from sandboxrun.evidence.index import LARGEST as LARGEST_INDEX
+from sandboxrun.evidence.index import Index, decoded
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Ending, How
 
@@ -62,7 +63,11 @@ class ChainLine(Data, forbid_unknown_fields=True):
         return structs.replace(self, seal=None).to_line()
 
     def to_line(self) -> bytes:
-        """The line, with its newline."""
+        """The line, with its newline, in ASCII."""
+        with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair
+            line = msgspec.json.encode(self)
+            if line.isascii() and b"\x7f" not in line:  # then `json` writes the same, ten times as slowly
+                return line + b"\n"
         return json.dumps(msgspec.to_builtins(self), ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
@@ -71,7 +76,7 @@ class ChainLine(Data, forbid_unknown_fields=True):
         try:
             if len(line) > _LONGEST:
                 raise ValueError(f"not a line of the chain: longer than {_LONGEST} bytes")
-            return msgspec.convert(json.loads(line), cls)
+            return decoded(line, cls)
         except (msgspec.ValidationError, RecursionError) as error:
             raise ValueError(f"not a line of the chain: {error}") from error
 
@@ -133,10 +138,24 @@ def digest_of(line: bytes) -> str:
     return hashlib.sha256(line.rstrip(b"\n")).hexdigest()
 
 
-def lines_of(data: bytes) -> tuple[list[bytes], bytes]:
-    """The complete lines, and a torn last one ("" when there is none)."""
-    *complete, torn = data.split(b"\n")
-    return complete, torn
+def lines_of(data: bytes, needle: bytes = b"", *, backwards: bool = False) -> Iterator[bytes]:
+    """The complete lines that hold `needle`, without their newlines, one at a time: all together take much memory."""
+    if not backwards:
+        at = 0
+        while (found := data.find(needle, at)) >= 0 and (end := data.find(b"\n", found)) >= 0:
+            yield data[data.rfind(b"\n", 0, found) + 1 : end]
+            at = end + 1
+        return
+    end = data.rfind(b"\n")
+    while end >= 0 and (found := data.rfind(needle, 0, end)) >= 0:
+        start = data.rfind(b"\n", 0, found) + 1
+        yield data[start : data.find(b"\n", found)]
+        end = start - 1
+
+
+def torn_end(data: bytes) -> bytes:
+    """What follows the last newline: "" where no writer was killed in mid-line."""
+    return data[data.rfind(b"\n") + 1 :]
 
 
 def read(root: Folder) -> bytes:
@@ -157,23 +176,24 @@ def _bounded(file: BinaryIO, path: Path) -> bytes:
     return data
 
 
-def entries(data: bytes, containing: str = "") -> Iterator[ChainEntry]:
+def entries(data: bytes, containing: str = "", *, newest_first: bool = False) -> Iterator[ChainEntry]:
     """The lines that can be read, in order; only those holding the text `containing` are looked at."""
-    needle, at = json.dumps(containing, ensure_ascii=True)[1:-1].encode(), 0
-    while (found := data.find(needle, at)) >= 0 and (end := data.find(b"\n", found)) >= 0:
-        line, at = data[data.rfind(b"\n", 0, found) + 1 : end], end + 1
-        with contextlib.suppress(ValueError):
-            yield ChainEntry.from_line(line)
+    for line in lines_of(data, _needle(containing), backwards=newest_first):
+        if not line.startswith(_ACTION):
+            with contextlib.suppress(ValueError):
+                yield ChainEntry.from_line(line)
 
 
-def notices(data: bytes) -> Iterator[Notice]:
-    """The lines on what became of runs' evidence that can be read, in order."""
-    if _ACTION not in data:
-        return
-    for line in lines_of(data)[0]:
+def notices(data: bytes, containing: str = "") -> Iterator[Notice]:
+    """The lines on what became of runs' evidence that can be read, in order; only those holding `containing`."""
+    for line in lines_of(data, _needle(containing) or _ACTION):
         if line.startswith(_ACTION):
             with contextlib.suppress(ValueError):
                 yield Notice.from_line(line)
+
+
+def _needle(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=True)[1:-1].encode()
 
 
 L = TypeVar("L", ChainEntry, Notice)
@@ -212,7 +232,7 @@ def opened_chain(root: Folder, *, wait: float = 60.0) -> Iterator[Chain]:
         locked(file.fileno(), root.path / NAME, wait=wait),
     ):
         data, fd = _bounded(file, root.path / NAME), file.fileno()
-        if torn := data[data.rfind(b"\n") + 1 :]:  # a writer was killed in mid-line
+        if torn := torn_end(data):  # a writer was killed in mid-line
             try:
                 line_of(torn)
                 os.write(fd, b"\n")  # it lacks only its end
@@ -247,15 +267,18 @@ def seal_of(body: bytes) -> str:
 
 def is_sealed(body: bytes, seal: str | None) -> bool:
     """Whether `seal` is this user's of `body`."""
-    key = _key() if seal else None
-    given = (seal or "").encode("utf-8", "surrogatepass")  # a checkout's chain may hold any text
-    return key is not None and secrets.compare_digest(_seal(key, body).encode(), given)
+    return seal is not None and (key := _key()) is not None and _fits(key, body, seal)
+
+
+def _fits(key: bytes, body: bytes, seal: str) -> bool:
+    given = seal.encode("utf-8", "surrogatepass")  # a checkout's chain may hold any text
+    return secrets.compare_digest(_seal(key, body).encode(), given)
 
 
 def _seal(key: bytes, body: bytes) -> str:
     import hmac
 
-    return hmac.new(key, body, "sha256").hexdigest()
+    return hmac.digest(key, body, "sha256").hex()
 
 
 def _key() -> bytes | None:
@@ -281,7 +304,6 @@ STAGING = "staging"  # in the state directory: what is needed of runs until they
 REVISION = "revision.json"  # the revision of the workspace when the sandbox was made
 USAGE = "usage.jsonl"  # samples, as they were taken
 STDOUT, STDERR = "stdout.log", "stderr.log"  # live output as the runner saw it, cut one byte past the limit
-LARGEST_INDEX = 64 << 20  # bytes
 ENDED = frozenset({How.EXITED, How.FAILED, How.OOM, How.TIMEOUT})  # the ends of a run that had its chance
 _SHORT = 12
 _TIME = re.compile(r"\d{8}T\d{6}Z")
@@ -290,6 +312,18 @@ _LEAST = 6  # characters of a run's id that name it
 _NAMED = 5
 _COMPARED = 1_000  # names that a mistyped one is compared with
 _DIFFER = f"the ids of runs must differ in their first {_SHORT} characters"
+
+
+class Reading:
+    """How many bytes of indexes a command reads: a checkout may bring large ones by the thousand."""
+
+    def __init__(self, most: int = 256 << 20) -> None:
+        self.left = most
+
+    def take(self, size: int) -> int:
+        """How much was left before it."""
+        left, self.left = self.left, self.left - size
+        return left
 
 
 class Store(Data):
@@ -367,8 +401,13 @@ class Store(Data):
 
     def entries(self, project: str | None = None) -> tuple[ChainEntry, ...]:
         """All runs that were captured (of one project), oldest first; anybody's, for showing them: see `is_own`."""
-        found = entries(self.chain(), project or "")
-        return tuple(entry for entry in found if project is None or entry.project == project)
+        return tuple(self.each(project))
+
+    def each(self, project: str | None = None, *, newest_first: bool = False) -> Iterator[ChainEntry]:
+        """The same, one at a time: a chain that came with a checkout may have half a million."""
+        for entry in entries(self.chain(), project or "", newest_first=newest_first):
+            if project is None or entry.project == project:
+                yield entry
 
     def entry(self, run: str) -> ChainEntry | None:
         """A run's entry, where this user captured it."""
@@ -376,7 +415,12 @@ class Store(Data):
 
     def is_own(self, line: ChainEntry | Notice) -> bool:
         """Whether this user's sandboxrun wrote the line."""
-        return is_apart(self.project_directory) and is_sealed(line.body, line.seal)
+        return self.own()(line)
+
+    def own(self) -> Callable[[ChainEntry | Notice], bool]:
+        """`is_own` of many lines, for which the key is looked for once."""
+        key = _key() if is_apart(self.project_directory) else None
+        return lambda line: key is not None and line.seal is not None and _fits(key, line.body, line.seal)
 
     def has_key(self) -> bool:
         """Whether seals can be checked: there is a key, and no checkout can have brought it."""
@@ -384,31 +428,34 @@ class Store(Data):
 
     def removed(self) -> Mapping[str, Notice]:
         """By run, what this user's `prune` left of runs whose evidence it removed."""
-        gone = (notice for notice in notices(self.chain()) if notice.action is NoticeKind.REMOVED)
-        return {notice.run: notice for notice in gone if self.is_own(notice)}
+        own, gone = self.own(), (n for n in notices(self.chain()) if n.action is NoticeKind.REMOVED)
+        return {notice.run: notice for notice in gone if own(notice)}
 
     def find(self, name: str) -> ChainEntry:
         """The run that a user means: `last`, a run's id or its beginning, its folder's name, or a sandbox, of which it
         is the newest run. Raises EvidenceError."""
-        every = self.entries()
-        if not every:
+        data = self.chain()
+        newest = next(entries(data, newest_first=True), None)
+        if newest is None:
             raise EvidenceError(f"no run is recorded in {self.path}")
         if name == LAST:
-            return every[-1]
+            return newest
         for fits in (
             lambda entry: name in (entry.run, entry.folder),
             lambda entry: entry.sandbox == name,
             lambda entry: entry.sandbox.partition("[")[0] == name,
             lambda entry: len(name) >= _LEAST and entry.run.startswith(name),
         ):
-            found = [entry for entry in every if fits(entry)]
-            which = sorted({(entry.project, entry.sandbox) for entry in found})
+            found, which = None, set[tuple[str, str]]()
+            for entry in filter(fits, entries(data, name, newest_first=True)):
+                found = found or entry
+                which.add((entry.project, entry.sandbox))
             if len(which) > 1:
-                listed = ", ".join(f"{sandbox} of project {project}" for project, sandbox in which[:_NAMED])
+                listed = ", ".join(f"{sandbox} of project {project}" for project, sandbox in sorted(which)[:_NAMED])
                 raise EvidenceError(f"{quoted(name)} is ambiguous: {listed}", help="pass the id of the run")
-            if found:
-                return found[-1]
-        known = sorted({entry.sandbox for entry in every})
+            if found is not None:
+                return found
+        known = sorted({entry.sandbox for entry in entries(data)})
         help = (
             did_you_mean(name, known[:_COMPARED])
             or f"pass a run's id, {LAST}, or a sandbox: {', '.join(known[:_NAMED])}"
@@ -417,14 +464,18 @@ class Store(Data):
 
     def _own(self, data: bytes, run: str) -> ChainEntry | None:
         """A line that says a run was captured has its container removed: none but this user's own counts."""
-        return next((entry for entry in entries(data, run) if entry.run == run and self.is_own(entry)), None)
+        own = self.own()
+        return next((entry for entry in entries(data, run) if entry.run == run and own(entry)), None)
 
-    def index(self, entry: ChainEntry) -> Index:
-        """A run's index. Raises EvidenceError when it is gone or not the one that was chained."""
-        from sandboxrun.evidence.index import Index
-
+    def index(self, entry: ChainEntry, reading: Reading | None = None) -> Index:
+        """A run's index, where the command may still read that much. Raises EvidenceError when it is gone, not the one
+        that was chained, or too large."""
         with self.open(entry, INDEX) as file:
-            data = file.read(LARGEST_INDEX)
+            size = os.fstat(file.fileno()).st_size
+            left = LARGEST_INDEX if reading is None else min(LARGEST_INDEX, reading.take(size))
+            if size > left:
+                raise EvidenceError(f"{self.path / entry.folder / INDEX} is too large")
+            data = file.read(size + 1)
         if hashlib.sha256(data).hexdigest() != entry.index_sha256:
             raise EvidenceError(f"{self.path / entry.folder / INDEX} is not the index that was recorded")
         return Index.from_json(data)
@@ -560,8 +611,8 @@ def safe_name(text: str) -> str:
 
 def last_line(store: Store) -> str | None:
     """The SHA-256 of the chain's last complete line, to be kept elsewhere; None for an empty chain."""
-    complete, _ = lines_of(store.chain())
-    return digest_of(complete[-1]) if complete else None
+    newest = next(lines_of(store.chain(), backwards=True), None)
+    return digest_of(newest) if newest is not None else None
 
 
 class Watched(Data):

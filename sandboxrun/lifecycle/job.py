@@ -520,6 +520,7 @@ def wait_for(
 
 def without_code(store: Store, profile: Profile, codes: Mapping[str, int | None]) -> Mapping[str, str]:
     """Of those that there is no code for: why, in words."""
-    ran = {entry.sandbox for entry in store.entries(profile.project) if store.is_own(entry)}
+    own = store.own()
+    ran = {entry.sandbox for entry in store.each(profile.project) if own(entry)}
     words = {True: "has not run with this spec", False: "never ran"}
     return {address: words[address in ran] for address, code in codes.items() if code is None}

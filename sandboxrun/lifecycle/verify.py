@@ -406,7 +406,7 @@ def _store(profile: Profile) -> Iterator[Store]:
         try:
             yield store
         except SandboxrunError as error:
-            if not isinstance(error, Interrupted) and store.entries():
+            if not isinstance(error, Interrupted) and any(store.each()):
                 message = f"what the probes left is kept in {keep(folder)} until the next verify"
                 error.diagnostics = (*error.diagnostics, Diagnostic(message=message, severity="notice"))
             raise

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from sandboxrun.errors import one_line
 
+_WIDEST = 250  # columns
+
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The rows below their heads, each cell on its line, no spaces at line ends. No rows give the heads alone."""
+    """The rows below their heads, each cell on its line, no spaces at line ends. No rows give the heads alone. Others
+    are not filled up to a cell that is wider than a terminal: somebody may have written a name of 60,000 characters."""
     lines = [tuple(heads), *(tuple(map(one_line, row)) for row in rows)]
-    widths = [max(columns(line[n]) for line in lines) for n in range(len(heads))]
+    widths = [min(_WIDEST, max(columns(line[n]) for line in lines)) for n in range(len(heads))]
     return "\n".join(
         "  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines

@@ -26,6 +26,7 @@ PROFILES = ("sandbox.yaml", "sandbox.yml")  # what a profile is called where non
 POLICY, WAIVERS, BASELINE = "sandboxrun-policy.yaml", "sandboxrun-waivers.yaml", "sandboxrun-baseline.json"
 JUDGING = (POLICY, WAIVERS, BASELINE)  # in the root of a project
 TAKEN_UP = (*JUDGING, *PROFILES)  # what commands take up that are given no names
+_NAMED = 1_000  # in a fault: the evidence that a checkout brings may name half a million
 COMPANIONS = (GATEWAY, KEEPER)  # containers that live and go with one sandbox
 
 
@@ -54,7 +55,7 @@ def check_names(names: Iterable[str], addresses: Iterable[str], left_out: Collec
         if name in left_out
         else Diagnostic(
             message=f"there is no sandbox {quoted(name)}",
-            help=did_you_mean(name, known) or f"there are: {', '.join(known) or 'none'}",
+            help=did_you_mean(name, known[:_NAMED]) or f"there are: {', '.join(known[:_NAMED]) or 'none'}",
         )
         for name in names
         if name not in known

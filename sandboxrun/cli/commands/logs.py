@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,7 +18,7 @@ from sandboxrun.cli.output import note, warn
 from sandboxrun.errors import SandboxrunError, UsageError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import chunks_of
-from sandboxrun.evidence.store import STDERR, STDOUT
+from sandboxrun.evidence.store import STDERR, STDOUT, ChainEntry, Store
 from sandboxrun.report.streams import reader_gone
 from sandboxrun.spec.names import check_names, matches
 from sandboxrun.spec.state import ObservedSandbox
@@ -25,13 +26,13 @@ from sandboxrun.threads import begin
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
-    from sandboxrun.evidence.store import ChainEntry, Store
     from sandboxrun.spec.project import Profile
     from sandboxrun.spec.state import ObservedSandbox
 
 
 _CHUNK = 1 << 20  # bytes of a log that are looked at at once
 _LAST = 1.0  # seconds between the end of a terminal and that of its command, at most: else it goes on without
+_SHOWN = 1_000  # sandboxes that only the evidence knows: a chain that came with a checkout may name half a million
 _TAILED = 256 << 20  # bytes at a log's end in which `--tail` finds its lines
 
 
@@ -65,16 +66,18 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
             engine = stack.enter_context(opt.open_engine(given.host))
             live = {o.label: o for o in opt.observed(engine, profile) if not o.kept}
         except (EngineUnreachable, EngineTimeout) as error:
-            if follow or not any(not names or matches(a, names) for a in _kept(store, profile, set())):
+            if follow or not _kept(store, profile, set(), names)[0]:
                 raise
             warn(f"{error.diagnostics[0].message}; only what the evidence has is shown")
             engine, why = None, "may be on the engine again"
-        kept = _kept(store, profile, {o.run for o in live.values()})
-        there = [*(s.address for s in profile.sandboxes), *(o.address for o in live.values()), *kept]
+        kept, known = _kept(store, profile, {o.run for o in live.values()}, names)
+        there = [*(s.address for s in profile.sandboxes), *(o.address for o in live.values()), *known]
         check_names(names, there, profile.left_out)
         live = {label: o for label, o in live.items() if not names or matches(o.address, names)}
         shown = {o.address for o in live.values()}
-        old = {a: e for a, e in kept.items() if a not in shown and (not names or matches(a, names))}
+        old = {a: e for a, e in kept.items() if a not in shown}
+        if len(old) < (total := sum(a not in shown and (not names or matches(a, names)) for a in known)):
+            warn(f"the evidence has the output of {total} sandboxes: only {len(old)} are shown", "pass a NAME")
         silent = [s.address for s in profile.sandboxes if s.address not in shown | old.keys()]
         silent = [address for address in silent if not names or matches(address, names)]
         if silent and (names or not (live or old)):
@@ -89,13 +92,21 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
         lines.check()
 
 
-def _kept(store: Store, profile: Profile, live: set[str]) -> dict[str, ChainEntry]:
-    """The newest run of each sandbox whose evidence is kept and whose container is gone, in the profile's order."""
-    gone = live | store.removed().keys()
-    found = {entry.sandbox: entry for entry in store.entries(profile.project) if entry.run not in gone}
-    declared = [s.address for s in profile.sandboxes]
-    order = [*(a for a in declared if a in found), *(a for a in found if a not in declared)]
-    return {address: found[address] for address in order}
+def _kept(
+    store: Store, profile: Profile, live: set[str], names: Collection[str]
+) -> tuple[dict[str, ChainEntry], set[str]]:
+    """The newest run of each sandbox of these names whose evidence is kept and whose container is gone, in the
+    profile's order, and behind it no more than are shown; and the addresses of all such sandboxes."""
+    gone, declared = live | store.removed().keys(), {s.address: None for s in profile.sandboxes}
+    found, known = dict[str, ChainEntry](), set[str]()
+    for entry in store.each(profile.project, newest_first=True):
+        if entry.run in gone or entry.sandbox in known:
+            continue
+        known.add(entry.sandbox)
+        if (entry.sandbox in declared or len(found) < _SHOWN) and (not names or matches(entry.sandbox, names)):
+            found[entry.sandbox] = entry
+    order = [*(a for a in declared if a in found), *(a for a in reversed(found) if a not in declared)]
+    return {address: found[address] for address in order}, known
 
 
 def _from_evidence(store: Store, entry: ChainEntry, lines: Lines, tail: int | None) -> None:

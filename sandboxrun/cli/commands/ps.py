@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, assert_never
@@ -14,6 +15,7 @@ from sandboxrun.cli.output import note, result, warn
 from sandboxrun.errors import ExitCode, UsageError
 from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.index import remainder
+from sandboxrun.evidence.store import ChainEntry, Reading, Store
 from sandboxrun.plan.decide import differences
 from sandboxrun.report.table import duration, table
 from sandboxrun.spec.names import check_names, matches
@@ -22,8 +24,9 @@ from sandboxrun.spec.state import Created, Ended, How, ObservedSandbox, Running,
 from sandboxrun.spec.types import format_size
 
 if TYPE_CHECKING:
-    from sandboxrun.evidence.store import Store
     from sandboxrun.spec.project import Profile
+
+_LISTED = 10_000  # recorded runs, the newest: a chain that came with a checkout may have half a million
 
 
 class Line(NamedTuple):
@@ -74,20 +77,19 @@ def ps(given: opt.Given, everything: bool, all_projects: bool) -> None:
         if not everything:
             raise
         warn(f"{error.diagnostics[0].message}; only runs recorded in the evidence are listed")
-    kept = _recorded(store, profile, {line.run for line in live})
     names = given.names
-    check_names(
-        names, [*(s.address for s in profile.sandboxes), *(line.address for line in [*live, *kept])], profile.left_out
-    )
-    every = [*live, *(kept if everything else [])]
-    shown = [line for line in every if not names or matches(line.address, names)]
+    kept = _recorded(store, profile, {line.run for line in live}, names)
+    known = {*(s.address for s in profile.sandboxes), *(line.address for line in live), *kept.addresses}
+    check_names(names, known, profile.left_out)
+    shown = [line for line in live if not names or matches(line.address, names)]
+    shown += _lines(store, kept) if everything else []
     shown.sort(key=lambda line: (profile.position(line.address), line.address))
     if given.as_json:
         result([line._asdict() for line in shown])
     elif shown:
         result(_text(shown, now))
     else:
-        hidden = f"; -a lists {len(kept)} from the evidence" if kept and not everything else ""
+        hidden = f"; -a lists {kept.runs} from the evidence" if kept.runs and not everything else ""
         note(f"project {profile.project} has no sandboxes on the engine{hidden}", quiet=given.quiet)
 
 
@@ -172,21 +174,42 @@ def _differs(sandbox: ObservedSandbox, profile: Profile, snapshot: Snapshot) -> 
     return "; ".join([*words, *([f"profile changed: {', '.join(changed)}"] if changed else [])])
 
 
-def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
-    """The runs that were torn down, oldest first."""
-    lines, removed = [], store.removed()
-    for entry in store.entries(profile.project):
+class Recorded(NamedTuple):
+    """The runs of these names that were torn down: the newest of them, how many there are; and the addresses of all."""
+
+    newest: list[ChainEntry]
+    runs: int
+    addresses: set[str]
+
+
+def _recorded(store: Store, profile: Profile, live: set[str], names: Collection[str]) -> Recorded:
+    newest, count, addresses = list[ChainEntry](), 0, set[str]()
+    for entry in store.each(profile.project, newest_first=True):
         if entry.run in live:
             continue
+        addresses.add(entry.sandbox)
+        if not names or matches(entry.sandbox, names):
+            count += 1
+            newest += [entry] if count <= _LISTED else []
+    return Recorded(newest, count, addresses)
+
+
+def _lines(store: Store, kept: Recorded) -> list[Line]:
+    """A line each, the oldest first."""
+    if kept.runs > _LISTED:
+        help = "pass a NAME, or remove old ones: see `sandboxrun evidence prune --help`"
+        warn(f"only the newest {_LISTED} of {kept.runs} recorded runs are listed", help)
+    lines, removed, reading = [], store.removed(), Reading()
+    for entry in reversed(kept.newest):
         code, ran, gone = None, None, removed.get(entry.run)
         words = entry.outcome.value.replace("_", " ")
         try:
-            index = store.index(entry) if gone is None else remainder(entry, gone)
+            index = store.index(entry, reading) if gone is None else remainder(entry, gone)
             ran, code = index.ran_seconds, index.ending.exit_code
             if code is not None and entry.outcome is How.TIMEOUT:
                 code = index.ending.code
         except EvidenceError:
-            words += " (evidence lost)"
+            words += " (evidence lost)" if reading.left >= 0 else " (evidence not read)"
         lines.append(
             Line(
                 address=entry.sandbox,
@@ -198,6 +221,8 @@ def _recorded(store: Store, profile: Profile, live: set[str]) -> list[Line]:
                 ran_seconds=ran,
             )
         )
+    if reading.left < 0:
+        warn("not all evidence was read: it is too large")
     return lines
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxrun.evidence.store import ChainEntry, Store, last_line, seal_of
+from sandboxrun.evidence.store import ChainEntry, Reading, Store, last_line, seal_of
 from tests.unit.evidence.stores import record
 
 from .conftest import Say
@@ -209,6 +209,45 @@ def test_ps_lists_the_recorded_runs_without_an_engine(say: Say, here: Path, runs
     }  # fmt: skip
     said = say("ps", "--host", AWAY)
     assert said.code == 1 and said.out == "" and "connecting to the engine" in said.err
+
+
+def test_of_too_many_runs_ps_lists_the_newest(
+    say: Say, here: Path, runs: list[ChainEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "sandbox.yaml").write_text(PROFILE)
+    monkeypatch.setattr("sandboxrun.cli.commands.ps._LISTED", 2)
+    said = say("ps", "-a", "--json", "--host", AWAY)
+    assert {row["run"] for row in json.loads(said.out)} == {runs[1].run, runs[2].run}
+    assert "warning: only the newest 2 of 3 recorded runs are listed\n" in said.err
+    said = say("ps", "-a", "--json", "plain", "--host", AWAY)
+    assert {row["run"] for row in json.loads(said.out)} == {runs[0].run, runs[2].run} and "newest" not in said.err
+
+
+def test_ps_reads_no_more_than_it_may(
+    say: Say, here: Path, runs: list[ChainEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "sandbox.yaml").write_text(PROFILE)
+    size = (here / ".sandboxrun/evidence" / runs[0].folder / "index.json").stat().st_size
+    monkeypatch.setattr(Reading.__init__, "__defaults__", (size + 1,))
+    said = say("ps", "-a", "--json", "--host", AWAY)
+    assert {row["run"]: row["state"] for row in json.loads(said.out)} == {
+        runs[0].run: "exited 0",
+        runs[1].run: "exited (evidence not read)",
+        runs[2].run: "exited (evidence not read)",
+    }
+    assert "warning: not all evidence was read: it is too large\n" in said.err
+
+
+def test_logs_shows_no_more_sandboxes_than_it_may(
+    say: Say, here: Path, runs: list[ChainEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "sandbox.yaml").write_text("name: demo\nsandboxes:\n  plain: {image: example}\n")
+    record(Store(project_directory=here), "run-3-of-them", sandbox="other")
+    monkeypatch.setattr("sandboxrun.cli.commands.logs._SHOWN", 1)
+    said = say("logs", "--host", AWAY)
+    assert said.out.splitlines() == ["plain | log", "other | log"]
+    assert "warning: the evidence has the output of 3 sandboxes: only 2 are shown\n" in said.err
+    assert "only 2" not in say("logs", "agent", "--host", AWAY).err
 
 
 def test_ps_lists_a_removed_run_by_its_lines(say: Say, here: Path, runs: list[ChainEntry]) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from sandboxrun.evidence.index import (
+    ROOM,
+    ROOM_FOR_REFUSED,
     Digests,
     EvidenceError,
     Index,
@@ -21,6 +23,7 @@ from sandboxrun.evidence.index import (
     Revision,
     Usage,
     indented,
+    room_of,
 )
 from sandboxrun.spec.state import Ending, How
 
@@ -124,6 +127,24 @@ def test_another_format_is_an_error_that_says_so() -> None:
     body = {**json.loads(FULL.to_json()), "format_version": "2.0"}
     with pytest.raises(EvidenceError, match=r"has format 2\.0, this sandboxrun reads 1\.1"):
         Index.from_json(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("name", ["x", ",", "\u00e9" * 512, "," * 1024])
+def test_an_index_can_be_read_whatever_names_it_has_room_for(name: str) -> None:
+    kept = Kept(path=name, sha256="0" * 64, bytes=1 << 60)
+    refused = RefusedName(part="artifact /x", path=name, reason="a name with an empty or dot component")
+    full = structs.replace(
+        FULL,
+        kept=(kept,) * (ROOM // room_of(name)),
+        refused=(refused,) * min(1_000, ROOM_FOR_REFUSED // room_of(name)),
+    )
+    assert Index.from_json(full.to_json()) == full
+
+
+@pytest.mark.parametrize("data", [b" " * (41 << 20), b"[%s]" % (b'"",' * 600_000)])
+def test_an_index_that_takes_too_much_memory_is_refused(data: bytes) -> None:
+    with pytest.raises(EvidenceError, match="is larger than 40 MiB or has more than 524288 values"):
+        Index.from_json(data)
 
 
 @given(

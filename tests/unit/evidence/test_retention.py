@@ -57,6 +57,13 @@ def test_a_removed_run_leaves_its_line_and_the_reason(store: Store) -> None:
     assert prune(store, NEWEST).removed == ()
 
 
+def test_a_line_that_somebody_repeats_is_no_newer_run(store: Store) -> None:
+    one, _, three = runs(store, 3)
+    with (store.path / chain.NAME).open("ab") as file:
+        file.write(three.to_line() * 5)
+    assert gone(store, Retention(keep=2)) == [one.run]
+
+
 def test_verify_accepts_exactly_that(store: Store) -> None:
     one, two = runs(store, 2)
     shutil.copytree(store.path / one.folder, store.path.parent / "aside")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
 from sandboxrun.evidence import store as seal
@@ -54,6 +58,21 @@ def test_any_text_may_stand_where_the_seal_is(text: str) -> None:
     line = _sealed(ENTRY).to_line().replace(_sealed(ENTRY).seal.encode(), text.encode())  # type: ignore[union-attr]
     read = ChainEntry.from_line(line)
     assert not seal.is_sealed(read.body, read.seal)
+
+
+@given(st.text(st.characters() | st.sampled_from('\x7f\ud800\U0001f600\\"')))
+def test_a_line_is_written_as_the_standard_library_does_and_read_again(text: str) -> None:
+    entry = structs.replace(ENTRY, sandbox=text, seal=text)
+    plain = json.dumps(msgspec.to_builtins(entry), separators=(",", ":")).encode()
+    assert entry.to_line() == plain + b"\n" and ChainEntry.from_line(plain) == entry
+
+
+@given(st.binary(max_size=9) | st.text("ab\n", max_size=12).map(str.encode), st.sampled_from([b"", b"a", b"ab"]))
+def test_the_lines_of_a_chain_from_either_end(data: bytes, needle: bytes) -> None:
+    *lines, torn = data.split(b"\n")
+    found = [line for line in lines if needle in line]
+    assert list(seal.lines_of(data, needle)) == found and seal.torn_end(data) == torn
+    assert list(seal.lines_of(data, needle, backwards=True)) == found[::-1]
 
 
 def test_a_line_without_a_seal_or_with_another_users_is_not_ours(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sandboxrun.evidence.export import Exported, ExportLimits, Kind, TarError, TarReader, export
 from sandboxrun.evidence.folder import Folder, RunFolder
+from sandboxrun.evidence.index import room_of
 from sandboxrun.evidence.masking import Masker
 from tests.conftest import examples
 
@@ -132,6 +133,16 @@ def test_all_files_together_have_a_limit(folder: RunFolder) -> None:
 def test_too_many_files_end_the_export_and_it_says_so(folder: RunFolder) -> None:
     done = taken(folder, *(member(f"r/{n}", content=b"x") for n in range(9)), limits=ExportLimits(files=3))
     assert len(done.kept) == 3 and [m.reason for m in done.missing] == ["incomplete: more than 3 files"]
+
+
+def test_names_that_the_index_has_no_room_for_end_the_export(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandboxrun.evidence.folder.ROOM", 3 * room_of("artifacts/r/,,,,,,0"))
+    done = taken(RunFolder(folder.folder, "run"), *(member(f"r/,,,,,,{n}", content=b"x") for n in range(9)))
+    assert len(done.kept) == 3 and [m.reason for m in done.missing] == [
+        "incomplete: the names of all files are more than the index has room for"
+    ]
 
 
 def test_endless_members_that_are_refused_end_too(folder: RunFolder) -> None:

@@ -9,9 +9,10 @@ import pytest
 from msgspec import structs
 
 from sandboxrun.backend.completed import completed as completed_in
+from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Digests, Index
-from sandboxrun.evidence.store import ChainEntry, Store
+from sandboxrun.evidence.store import NAME, ChainEntry, Store
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.state import Ending, How
 from tests.unit.plan.world import PROJECT, declared, profile
@@ -78,6 +79,20 @@ def test_where_the_newest_run_decides_no_earlier_index_is_read(store: Store, mon
 
     monkeypatch.setattr(Store, "index", counted)
     assert [run for run, *_ in seen(store)] == asked == ["run-19"]
+
+
+def test_a_line_that_somebody_repeats_is_looked_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = record(store, "run-1")
+    with (store.path / NAME).open("ab") as file:
+        file.write(last.to_line() * 20)
+    asked: list[str] = []
+
+    def lost(self: Store, entry: ChainEntry) -> Index:
+        asked.append(entry.run)
+        raise EvidenceError("changed")
+
+    monkeypatch.setattr(Store, "index", lost)
+    assert seen(store) == [] and asked == ["run-1"]
 
 
 def test_a_run_whose_evidence_was_changed_does_not_count(store: Store) -> None:
