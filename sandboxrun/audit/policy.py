@@ -16,6 +16,7 @@ import msgspec
 from sandboxrun.audit.finding import SEVERITIES, AuditFinding, Hit, Rule, Severity, placed
 from sandboxrun.audit.rules import by_id
 from sandboxrun.audit.rules.meta import CEILING, EGRESS_POLICY, IMAGE_POLICY, MOUNT_ROOT, REQUIRED
+from sandboxrun.audit.rules.network import is_public
 from sandboxrun.audit.subject import NONE, Subject
 from sandboxrun.data import Data
 from sandboxrun.errors import ListNode, MapNode, Node, Problems, Scalar, did_you_mean, is_null, plain_of
@@ -302,6 +303,10 @@ def _egress(subject: Subject, allowed: tuple[str, ...] | None) -> Breaches:
         if not any(covers(pattern, destination) for pattern in allowed):
             message = f"{destination} is not a destination that the policy allows"
             yield EGRESS_POLICY, Hit("egress", message, item=destination)
+    for server in reach.resolvers if reach is not None else ():
+        if is_public(server):  # anybody can run one that leads an allowed name to an address of theirs
+            message = f"the policy lists destinations, and the public name server {server} decides where they are"
+            yield EGRESS_POLICY, Hit("egress", message, item="resolvers")
 
 
 def _limits(subject: Subject, ceilings: Mapping[str, float]) -> Breaches:

@@ -36,6 +36,12 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return found
 
 
+def is_public(text: str) -> bool:
+    """Whether it is an address that anybody may have."""
+    found = _address(text)
+    return found is not None and found.is_global
+
+
 def is_metadata(text: str) -> bool:
     """Whether an address or a name is that of a cloud's metadata service, or link-local."""
     if text.lower().rstrip(".") in METADATA_NAMES:
@@ -274,7 +280,7 @@ def outside_dns(s: Subject) -> Iterator[Hit]:
 
 @rule(
     about("SBX313", "Gateway asks a public name server", REACH, INDIRECT, cwe=923),
-    why="The resolver learns every name that the sandbox asks for; queries to it are one more way out of the network.",
+    why="The resolver decides to which public address an allowed name leads, and learns every name that is asked for.",
     fix="remove egress.resolvers, or name resolvers of your own",
     bad="egress: {allow: ['api.example.com:443'], resolvers: [8.8.8.8]}",
     good="egress: {allow: ['api.example.com:443'], resolvers: [10.1.0.53]}",
@@ -283,8 +289,7 @@ def outside_dns(s: Subject) -> Iterator[Hit]:
 def public_resolvers(s: Subject) -> Iterator[Hit]:
     """egress.resolvers that are public."""
     for server in s.reach.resolvers if s.reach is not None else ():
-        found = _address(server)
-        if found is not None and found.is_global:
+        if is_public(server):
             yield Hit("egress", f"the gateway asks {server}, a public name server", item="resolvers")
 
 

@@ -91,6 +91,17 @@ def test_what_the_policy_does_not_allow_is_found(text: str, line: str, tmp_path:
     assert line in [f"{finding.rule} {finding.message}" for finding in judged(tmp_path).open]
 
 
+def test_nobody_elses_name_server_says_where_listed_destinations_are(tmp_path: Path) -> None:
+    """Who runs it leads api.example.com to an address of theirs, and the gateway connects there."""
+    policy(tmp_path, "egress: {allow: ['api.example.com:443']}")
+    listed = PROFILE.replace("egress: open", "egress: {allow: ['api.example.com:443'], resolvers: [%s]}")
+    found = told(judged(tmp_path, listed % "9.9.9.9, 10.1.0.53"))
+    assert [line for line in found if "SBX911" in line] == [
+        "high SBX911 the policy lists destinations, and the public name server 9.9.9.9 decides where they are"
+    ]
+    assert not any("SBX911" in line for line in told(judged(tmp_path, listed % "10.1.0.53, 'fd00::53'")))
+
+
 KEPT = [
     "images: {allow: ['node:*']}",
     "images: {allow: [node]}",
