@@ -683,10 +683,15 @@ class SandboxService(Closing):
         """The plan that ends the one-offs that nobody looks after any more, and what it was made for."""
         profile = self._nothing_declared()
         snapshot = take_snapshot(self.engine, profile, self.store)
-        reasons = {
-            o.id: Reason.EXPIRED if o.is_over(snapshot.taken) else Reason.ORPHANED
+        over = {
+            o.id
             for o in snapshot.sandboxes
-            if leftovers and o.one_off and (o.is_over(snapshot.taken) or (o.id in snapshot.orphaned and not o.kept))
+            if (snapshot.expired(o) if isinstance(o.state, Running) else o.is_over(snapshot.taken))
+        }
+        reasons = {
+            o.id: Reason.EXPIRED if o.id in over else Reason.ORPHANED
+            for o in snapshot.sandboxes
+            if leftovers and o.one_off and (o.id in over or (o.id in snapshot.orphaned and not o.kept))
         }
         left = [o for o in snapshot.sandboxes if o.id in reasons]
         plan = make_collect_plan(profile, snapshot, left, networks=True, leftovers=leftovers, reasons=reasons)

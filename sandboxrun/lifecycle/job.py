@@ -129,8 +129,16 @@ class Job:
         """Take in one that was there before."""
         return self._found.setdefault(sandbox.address, Made(id=observed.id, run=observed.run))
 
-    def join(self, sandbox: DeclaredSandbox, observed: ObservedSandbox, now: datetime, *, sample: bool = True) -> None:
-        """Take in one that was started before, and watch it."""
+    def join(
+        self,
+        sandbox: DeclaredSandbox,
+        observed: ObservedSandbox,
+        now: datetime,
+        *,
+        owned: bool,
+        sample: bool = True,
+    ) -> None:
+        """Take in one that was started before, and watch it. `owned`: who made it lives and does that, too."""
         found, state, ran, held = self.find(sandbox, observed), observed.state, 0.0, False
         self._started[sandbox.address] = state.started if isinstance(state, Running | Ended) else None
         if isinstance(state, Running):
@@ -139,7 +147,7 @@ class Job:
             self._joined.enter_context(self._engine.lease(lease))
         left = (observed.deadline - now).total_seconds() if observed.deadline is not None else None
         expires = monotonic() + left if left is not None else None
-        how = Watching(sample=sample, elapsed=ran, held=held, expires=expires)
+        how = Watching(sample=sample, elapsed=ran, held=held, expires=expires, owned=owned)
         self.watches[sandbox.address] = watch = self._watch(sandbox, found, how)
         watch.begin()
 
@@ -446,7 +454,7 @@ def _join_those_that_stay(job: Job, outcome: Outcome, sandboxes: Iterable[Declar
         if sandbox.address in session.made or observed is None:
             continue
         if observed.id in stay and isinstance(observed.state, Running):
-            job.join(sandbox, observed, session.now())
+            job.join(sandbox, observed, session.now(), owned=observed.id in session.snapshot.owned)
         else:
             job.find(sandbox, observed)
 
@@ -500,7 +508,8 @@ def wait_for(
         try:
             for address, observed in _by_address(snapshot).items():
                 if address in chosen and not isinstance(observed.state, Created):
-                    job.join(chosen[address], observed, snapshot.taken, sample=False)
+                    owned = observed.id in snapshot.owned
+                    job.join(chosen[address], observed, snapshot.taken, owned=owned, sample=False)
             with glancing(job, chosen, settings):
                 job.wait(chosen, patience)
         finally:

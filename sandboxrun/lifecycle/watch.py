@@ -318,6 +318,7 @@ class Watching(Data):
     elapsed: float = 0.0  # how long it runs already
     held: bool = False  # whether its own PID 1 ends it at its timeout
     expires: float | None = None  # when its ttl is over (time.monotonic), where it was made before
+    owned: bool = False  # whether who made it lives, and ends it at its ttl
     ended: Callable[[int | None], None] = lambda code: None  # is told its exit code once it has ended; must not raise
     events: Events | None = None  # that tell of its end, where they are followed since before its start
     look_back: bool = False  # ask for what evidence needs as soon as it has ended: it is taken at once, by nobody else
@@ -341,6 +342,7 @@ class Watch:
         self._limit = timeout / 1e9 if (timeout := self.spec.lifetime.timeout) is not None else None  # seconds
         ttl = self.spec.lifetime.ttl
         self._expires = how.expires if ttl is None or how.expires is not None else made.at + ttl / SECOND
+        self._beyond = left_alone(self.spec, held=how.owned)  # seconds that its ttl is left to others
         self._began, self._idleness = monotonic(), Idleness()
         self._span = Opened()
         self._paused: float | None = None  # since when, if it is paused by us
@@ -598,7 +600,7 @@ class Watch:
             left = self._limit + left_alone(self.spec, held=self._how.held) - self._ran()
             yield left, _Stop(by="timeout", note=_past("timeout", self._limit))
         if self._expires is not None:
-            left, ttl = self._expires - monotonic(), self.spec.lifetime.ttl
+            left, ttl = self._expires - monotonic() + self._beyond, self.spec.lifetime.ttl
             yield left, _Stop(by="expired", note=PAST_TTL if ttl is None else _past("ttl", ttl / SECOND))
 
     def _foregone(self) -> Iterator[_Stop]:
@@ -607,7 +609,9 @@ class Watch:
         held = code == ExitCode.TIMEOUT and self._limit is not None and reached(ran, self._limit)
         yield from (stop for _, stop in self._deadlines() if stop.by == "timeout" and held)
         if code in _STOPPED:
-            yield from (stop for left, stop in self._deadlines() if stop.by == "expired" and left <= SLACK)
+            yield from (
+                stop for left, stop in self._deadlines() if stop.by == "expired" and left - self._beyond <= SLACK
+            )
 
     def _listen(self) -> None:
         """Notice output, for its idle time; the engine's own log keeps it."""

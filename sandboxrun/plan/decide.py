@@ -226,7 +226,7 @@ def _overdue(declared: DeclaredSandbox, observed: ObservedSandbox, snapshot: Sna
         if made.lifetime.on_complete != "remove":
             return _decision(None, observed, Action.KEEP, Reason.KEEP, note, how="timeout")
         return _decision(declared, observed, Action.DELETE, Reason.TIMEOUT, note, how="timeout")
-    if observed.deadline is not None and snapshot.taken >= observed.deadline:
+    if snapshot.expired(observed):
         return _decision(declared, observed, Action.DELETE, Reason.EXPIRED, PAST_TTL, how="expired")
     return None
 

@@ -215,7 +215,7 @@ def _undeclared(profile: Profile, snapshot: Snapshot, options: Options) -> list[
     decisions = []
     for observed in snapshot.sandboxes:
         reason: Reason | None = None
-        expired = observed.deadline is not None and snapshot.taken >= observed.deadline
+        expired = snapshot.expired(observed)
         if observed.kept:
             reason = Reason.EXPIRED if expired else Reason.KEEP_OVER
         elif observed.one_off:  # taken away only once its `run` can't do it any more
@@ -353,7 +353,7 @@ def due(snapshot: Snapshot, *, lapsed: Collection[str] = (), over: Collection[st
 def _why(observed: ObservedSandbox, snapshot: Snapshot, *, orphan: bool) -> Reason | None:
     """None where it stays."""
     now, state = snapshot.taken, observed.state
-    expired = observed.deadline is not None and now >= observed.deadline
+    expired = snapshot.expired(observed)
     if observed.kept:  # on purpose, its evidence saved
         return Reason.EXPIRED if expired else Reason.KEEP_OVER if observed.is_over(now) else None
     if orphan:
@@ -392,7 +392,7 @@ def timeout_of(observed: ObservedSandbox) -> datetime | None:
 
 def next_deadline(snapshot: Snapshot) -> datetime | None:
     """When the next sandbox is due that is not now, as far as the clock alone decides."""
-    ends = [observed.deadline for observed in snapshot.sandboxes]
+    ends = [snapshot.expires_at(observed) for observed in snapshot.sandboxes]
     for observed in snapshot.sandboxes:
         if observed.kept:
             ends.append(observed.kept_until)

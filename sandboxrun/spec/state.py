@@ -137,8 +137,9 @@ def reached(ran: float, limit: float) -> bool:
 
 
 def left_alone(spec: SandboxSpec, *, held: bool) -> float:
-    """For how many seconds after its timeout one is left to its PID 1, where that `held` it: the command is to get one
-    signal, since many programs take a second one for "at once" and drop what they do at the first."""
+    """For how many seconds after its time one is left to who `held` it: its PID 1 for its timeout, who made it for its
+    ttl. The command is to get one signal, since many programs take a second one for "at once" and drop what they do at
+    the first."""
     return spec.stop_grace_period / 1e9 + _GOING if held else 0.0
 
 
@@ -523,13 +524,24 @@ class Snapshot(Data):
     images: Mapping[str, Image] = freeze({})
     foreign: tuple[Foreign, ...] = ()
     orphaned: frozenset[str] = frozenset()  # ids of awaited ones whose owner is gone, and that nobody else waits for
-    owned: frozenset[str] = frozenset()  # ids of one-offs whose owner lives, or has a lease
+    owned: frozenset[str] = frozenset()  # ids of awaited ones whose owner lives, or has a lease
     lapsed: frozenset[str] = frozenset()  # ids of awaited ones whose lease ran out; of any others nothing is known
     joined_by: frozenset[str] = frozenset()  # who else waits for what an owner left that is gone, as labels have owners
     leftovers: tuple[str, ...] = ()  # ids of upload containers left by an apply that was killed
     companions: tuple[Companion, ...] = ()
     helper: Helper | None = None  # the image of gateways and keepers; None where no sandbox needs one
     completed: Mapping[str, Mapping[str, Completed]] = freeze({})  # address → spec digest
+
+    def expires_at(self, observed: ObservedSandbox) -> datetime | None:
+        """When whoever looks ends or collects one of its sandboxes for its ttl; None for one that has none."""
+        owned = observed.id in self.owned and isinstance(observed.state, Running)
+        beyond = left_alone(observed.applied or observed.spec, held=owned)
+        return observed.deadline + timedelta(seconds=beyond) if observed.deadline is not None else None
+
+    def expired(self, observed: ObservedSandbox) -> bool:
+        """Whether that is now, or was."""
+        at = self.expires_at(observed)
+        return at is not None and self.taken >= at
 
     def companion(self, run: str, role: str) -> Companion | None:
         """The companion of that role of the sandbox of that run."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -126,6 +128,27 @@ def test_the_command_is_told_once(command: str, project: str, cli: Cli, engine_c
     assert cli("apply", "-y", "-q").code == 0  # takes the evidence, where nobody has
     assert cli("logs", "agent").out == "told\n"
     assert _endings(cli.cwd)["agent"] == ("timeout", 124)
+
+
+@pytest.mark.parametrize(("command", "others"), [("run -q", "reap --watch"), ("apply -y --wait", "reap --watch wait")])
+def test_the_command_is_told_of_its_ttl_once(
+    command: str, others: str, project: str, cli: Cli, engine_client: docker.DockerClient
+) -> None:
+    """By who made it; whoever waits or collects beside that leaves it alone."""
+    _write(cli, project, {"agent": TELLS}, lifetime={"ttl": "6s"}, stop_grace_period="3s")
+    maker = cli.start(*command.split())
+    until(lambda: engine_client.api.containers(filters={"label": f"{labels.PROJECT}={project}"}))
+    beside = [cli.start("reap", "--project", project, "--watch", "--json")]
+    beside += [cli.start("wait", "-q")] if "wait" in others else []
+    made = cli.finish(maker)
+    assert made.code != 0, made.err
+    for one in beside[1:]:
+        assert cli.finish(one).code != 0
+    os.kill(beside[0].pid, signal.SIGTERM)
+    reaped = cli.finish(beside[0])
+    assert (reaped.code, reaped.out) == (0, ""), reaped.err
+    assert cli("logs", "agent").out == "told\n"
+    assert _endings(cli.cwd)["agent"][0] == "timeout"
 
 
 def test_code_output_and_terminal_are_the_commands_own(project: str, cli: Cli) -> None:

@@ -14,7 +14,7 @@ from sandboxrun.errors import PlanError, UsageError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import Action, Plan, Reason
 from sandboxrun.plan.operations import networks_of
-from sandboxrun.plan.planner import Options, make_destroy_plan, make_plan, select
+from sandboxrun.plan.planner import Options, due, make_destroy_plan, make_plan, next_deadline, select
 from sandboxrun.spec.names import part_volume
 from sandboxrun.spec.option_types import PUBLIC, Egress
 from sandboxrun.spec.project import DeclaredSandbox, NetworkSpec, VolumeSpec, config_digest
@@ -445,6 +445,21 @@ def test_one_offs_are_let_live_and_collected_when_nobody_owns_them() -> None:
     assert only(expired) == (Action.DELETE, Reason.EXPIRED)
     finished = observed(A, ended(0), one_off=True)
     assert make_plan(profile(), snapshot(finished, **NONE)).empty  # its run is about to take it
+
+
+def test_one_whose_owner_lives_is_left_to_that_at_its_ttl() -> None:
+    """It gets one signal: others end it only when its owner should have."""
+    for one_off, plan_of in ((True, profile()), (False, profile(A))):
+        expired = structs.replace(observed(A, one_off=one_off), deadline=NOW)
+        owned = {"owned": frozenset({expired.id}), **NONE}
+        beyond = timedelta(seconds=A.spec.stop_grace_period / 1e9 + 5)
+        early, late = (snapshot(expired, taken=NOW + by, **owned) for by in (beyond - timedelta(seconds=1), beyond))
+        assert make_plan(plan_of, early).empty and due(early) == {}
+        assert next_deadline(early) == NOW + beyond
+        assert only(make_plan(plan_of, late)) == (Action.DELETE, Reason.EXPIRED)
+        assert due(late) == {expired.id: Reason.EXPIRED}
+        over = structs.replace(observed(A, ended(0), one_off=one_off), deadline=NOW)
+        assert due(snapshot(over, taken=NOW, **owned)) != {}  # no signal is sent to what has ended
 
 
 def test_foreign_names_are_refused_all_at_once_where_they_are_in_the_way() -> None:
