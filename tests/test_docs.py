@@ -273,6 +273,25 @@ def test_the_engines_paper_has_the_order_in_which_settings_count() -> None:
     assert resolve(None, env).url == "unix:///b.sock"
 
 
+# Set by sandboxrun itself, in what it starts.
+OWN_VARIABLES = {
+    "SANDBOXRUN_EXEC": "marks the processes of an exec in Python, to end them",
+    "SANDBOXRUN_PROBE": "marks the weak sandbox of a verify",
+    "SANDBOXRUN_API_SECRET_": "what the Python API's secrets are called within",
+    "_SANDBOXRUN_COMPLETE": "set by the completion scripts",
+}
+
+
+def test_every_variable_that_a_caller_may_set_is_documented() -> None:
+    texts = [
+        path.read_text(encoding="utf-8") for end in ("py", "c") for path in CHECKOUT.glob(f"sandboxrun/**/*.{end}")
+    ]
+    read = {name for text in texts for name in re.findall(r"\b_?SANDBOXRUN_[A-Z_]+", text)}
+    papers = "\n".join(path.read_text(encoding="utf-8") for path in CHECKOUT.glob("docs/*.md"))
+    told = set(re.findall(r"\b_?SANDBOXRUN_[A-Z_]+", papers))
+    assert len(read) > 5 and read - told == OWN_VARIABLES.keys()
+
+
 def paper(name: str) -> str:
     return (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
 

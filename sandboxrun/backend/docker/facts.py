@@ -19,6 +19,7 @@ from sandboxrun.backend.docker.codec import low_ports_payload, taken_by
 from sandboxrun.backend.docker.transport import TransportError
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.data import Data
+from sandboxrun.errors import UsageError, quoted
 from sandboxrun.spec.state import Sample
 
 if TYPE_CHECKING:
@@ -208,10 +209,12 @@ _CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 
 
 def sharing(engine: Engine) -> tuple[bool, str]:
-    """Whether the filesystem is shared, and why (a clause)."""
+    """Whether the filesystem is shared, and why (a clause). Raises UsageError for a variable that says neither."""
     told = os.environ.get(OVERRIDE, "")
     if told in ("0", "1"):
         return told == "1", f"{OVERRIDE}={told} says so"
+    if told:
+        raise UsageError(f"{OVERRIDE} is {quoted(told)}", help="set it to 1 or 0, or unset it")
     try:
         against = _other_root(engine) or _other_host(engine) or _other_paths(engine)
     except (EngineError, TransportError, OSError) as error:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from sandboxrun.backend.docker.facts import DEFAULT_POOLS, Pool, Quota, engine_facts, free_subnets, hands_names
+from sandboxrun.backend.docker.facts import (
+    DEFAULT_POOLS,
+    OVERRIDE,
+    Pool,
+    Quota,
+    engine_facts,
+    free_subnets,
+    hands_names,
+    sharing,
+)
+from sandboxrun.errors import UsageError
 
 VERSION = {
     "Version": "20.10.24",
@@ -120,3 +132,13 @@ def test_pools_that_the_engine_tells() -> None:
 )  # fmt: skip
 def test_which_engines_ask_the_name_server_of_a_sandbox_on_an_internal_network(version: str, hands: bool) -> None:
     assert hands_names(version) is hands
+
+
+def test_whether_files_are_shared_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_no_engine: Any = None
+    for value, shared in (("1", True), ("0", False)):
+        monkeypatch.setenv(OVERRIDE, value)
+        assert sharing(asked_no_engine) == (shared, f"{OVERRIDE}={value} says so")
+    monkeypatch.setenv(OVERRIDE, "yes")
+    with pytest.raises(UsageError, match=f'{OVERRIDE} is "yes"\n  help: set it to 1 or 0'):
+        sharing(asked_no_engine)
