@@ -568,6 +568,10 @@ def _time(old: Side, new: Side) -> Iterator[Step]:
         before, after = ("ever" if value == INFINITE else format_duration(int(value)) for value in times)
         told = f"{words} {after}, was {before}"
         yield from _ordered("lifetime", times, f"may now {told}", f"may only {told}", key)
+    if all(side.spec.lifetime.timeout is not None for side in (old, new)):
+        unheld = [not side.spec.init for side in (old, new)]
+        watched = "its timeout holds only while sandboxrun watches it: no init does"
+        yield from _ordered("init", unheld, watched, "its timeout is held by its init")
     graces = [side.spec.stop_grace_period for side in (old, new)]
     before, after = map(format_duration, graces)
     told = f"go on for {after} after it is told to stop, was {before}"
@@ -721,14 +725,14 @@ AXES: tuple[Axis, ...] = (
               "shm_size", "storage_opt", "oom_score_adj"),
         compare=_limits,
     ),
-    Axis(name="lifetime", keys=("lifetime", "stop_grace_period", "restart"), compare=_time),
+    Axis(name="lifetime", keys=("lifetime", "init", "stop_grace_period", "restart"), compare=_time),
     Axis(name="secrets", keys=("secrets", "configs"), compare=_given),
     Axis(name="project", keys=(), compare=_project),
     Axis(name="image", keys=("image",), compare=_image),
     Axis(name="evidence", keys=("evidence", "logging"), compare=_kept),
     Axis(  # what the task is, not what it may do
         name="task",
-        keys=("command", "entrypoint", "working_dir", "environment", "init", "tty", "stdin_open", "stop_signal",
+        keys=("command", "entrypoint", "working_dir", "environment", "tty", "stdin_open", "stop_signal",
               "healthcheck", "hostname", "labels", "platform", "pull_policy", "depends_on", "dns_search", "dns_opt"),
         compare=lambda old, new: iter(()),
     ),

@@ -215,6 +215,11 @@ WITNESSES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     ({"lifetime": {"timeout": "1h"}}, {}, "WIDENED may now run for ever, was 1h"),
     (
+        {"lifetime": {"timeout": "1h"}},
+        {"lifetime": {"timeout": "1h"}, "init": False},
+        "WIDENED its timeout holds only while sandboxrun watches it: no init does",
+    ),
+    (
         {},
         {"stop_grace_period": "24h"},
         "WIDENED may now go on for 24h after it is told to stop, was 10s",
