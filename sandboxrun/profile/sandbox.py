@@ -382,6 +382,8 @@ def _origins(spec: SandboxSpec, node: MapNode, composed: ComposedSandbox) -> Ite
     documents = [layer.document for layer in composed.layers]
     bases = {document.file.name: document.base for document in documents if document.file is not None}
     given = {str(key.value): (key, value) for key, value in node.entries}
+    # a tmpfs may be written as a volume
+    mounts = item_spans(BY_KEY["volumes"].type, given["volumes"][1]) if "volumes" in given and spec.tmpfs else {}
     for row, value in zip(ROWS, values_of(spec), strict=True):
         if not row.settable or value is None:
             continue
@@ -390,9 +392,11 @@ def _origins(spec: SandboxSpec, node: MapNode, composed: ComposedSandbox) -> Ite
             span = found.span or key.span
             base = bases.get(span.file.name) if span is not None else None
             via = f"base {base}" if base is not None else ""
-            yield row.key, Provenance(span=span, via=via, items=item_spans(row.type, found))
+            items = item_spans(row.type, found)
+            yield row.key, Provenance(span=span, via=via, items={**mounts, **items} if row.key == "tmpfs" else items)
         elif row.key in _IMPLIED and value != row.default:
-            yield row.key, Provenance(via=f"implied by {_IMPLIED[row.key]}")
+            items = mounts if row.key == "tmpfs" else {}
+            yield row.key, Provenance(via=f"implied by {_IMPLIED[row.key]}", items=items)
         else:
             yield row.key, _BY_DEFAULT
 

@@ -164,9 +164,10 @@ class DeclaredSandbox(Data, unshown=("provenance", "span"), uncompared=("provena
     def place(self, key: str, item: object = None) -> Span | None:
         """Where an option was written, or the `item` of it: a mount's target, a variable's name, a value."""
         found = self.provenance.get(key)
-        if found is None or found.span is None:
+        if found is None:
             return self.span
-        return found.span if item is None else found.items.get(name_of(item), found.span)
+        place = found.items.get(name_of(item)) if item is not None else None
+        return place or found.span or self.span
 
 
 class Profile(

@@ -19,7 +19,7 @@ from msgspec import structs
 
 from sandboxrun.data import Data
 from sandboxrun.errors import ExitCode, Problems, node_of
-from sandboxrun.spec import labels
+from sandboxrun.spec import forms, labels
 from sandboxrun.spec.ci import CiJob
 from sandboxrun.spec.names import kept_name
 from sandboxrun.spec.option import Row, value_of
@@ -53,13 +53,16 @@ _INHERITED = tuple(row for row in ROWS if row.inherited)
 def without_inherited(spec: SandboxSpec, image: ImageConfig | None) -> SandboxSpec:
     """The spec less what the image says by itself: a value equal to the image's is no difference.
 
-    An entry point that is set leaves nothing of the image's command, whatever else is equal.
+    An entry point that is set leaves nothing of the image's command, whatever else is equal. A platform without an
+    architecture is the engine's own, and that of the image.
     """
     if spec.entrypoint and spec.command is None:
         spec = structs.replace(spec, command=())
     if image is None:
         return spec
     changed: dict[str, Any] = {}
+    if spec.platform == "linux" and image.architecture:
+        changed["platform"] = forms.platform(f"linux/{image.architecture}")
     for row in _INHERITED:
         mine, theirs = value_of(spec, row), getattr(image, row.key)
         if mine is None:

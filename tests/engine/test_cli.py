@@ -140,7 +140,9 @@ def test_apply_asks_and_without_a_terminal_changes_nothing(
 def test_the_whole_way(profile: Path, cli: Cli, destroyed: None) -> None:
     """apply, ps, logs, wait, another apply, destroy."""
     never = cli("logs", "good", "bad")
-    assert (never.code, never.out, never.err) == (0, "", "bad, good: no container, and no evidence of a run\n")
+    assert (never.code, never.out) == (1, "")
+    assert never.err.startswith("error: bad, good: no container, and no evidence of a run\n")
+    assert cli("logs").code == 0  # nobody was named
     applied = cli("apply", "-y")
     assert (applied.code, applied.out.splitlines()[-1]) == (0, "Done: 5 added, 0 changed, 0 destroyed.")
     assert sorted(line.partition(":")[0] for line in applied.err.splitlines()) == [
@@ -408,6 +410,30 @@ def test_wait_gives_up(profile: Path, cli: Cli, lint: str) -> None:
     (profile / "sandbox.yaml").write_text((profile / "sandbox.yaml").read_text().replace("printf 'a", "printf 'c"))
     other = cli("wait", "good")
     assert (other.code, other.out) == (125, "SANDBOX  EXIT CODE\ngood     has not run with this spec\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("sysctls", "{net.ipv4.nosuch: 1}", "the sysctl net.ipv4.nosuch can't be set to 1: no such file or directory"),
+        ("sysctls", "[kernel.msgmax=lots]", "the sysctl kernel.msgmax can't be set to lots: invalid argument"),
+        ("user", "nosuch", ".*unable to find user nosuch.*"),
+        ("user", "'1000:nosuch'", ".*nable to find group nosuch.*"),
+        ("group_add", "[nosuch]", ".*nable to find group nosuch.*"),
+        ("working_dir", "/etc/passwd", ".*annot mkdir.*"),
+    ],
+)
+def test_what_the_runtime_refuses_is_said_at_its_line(
+    option: str, value: str, message: str, cli: Cli, tmp_path: Path, project: str, busybox: str
+) -> None:
+    more = "" if option == "working_dir" else "    working_dir: /tmp\n"
+    (tmp_path / "sandbox.yaml").write_text(
+        f"name: {project}\nsandboxes:\n  a:\n    image: {busybox}\n    command: [sleep, '9']\n"
+        f"    network_mode: none\n    {option}: {value}\n{more}"
+    )
+    ran = cli("run", "-q", cwd=tmp_path)
+    assert ran.code == 125
+    assert re.search(rf"(?m)^sandbox\.yaml:7:\d+: error: a: {message}$", ran.err), ran.err
 
 
 # -- terminals

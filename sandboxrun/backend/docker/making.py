@@ -360,7 +360,7 @@ def create_sandbox(step: op.CreateSandbox, session: Session) -> str:
         init_volume=provide_init(sandbox, session),
     )
     check_places(sandbox, session.places)
-    with held(sandbox, session.store, session.engine):
+    with held(sandbox, session.store, session.engine), _at_its_option(sandbox):
         created = create_container(session.engine, sandbox.name, payload, platform=sandbox.spec.platform)
     session.made[sandbox.address] = made = Made(id=created.id, run=session.run_of(sandbox.address))
     note_revision(sandbox, made.run, session)
@@ -529,6 +529,45 @@ def _without_init(address: str, container: str, session: Session, error: EngineE
     return ApplyError(message, help=f"something changed the volume {volume}; run the command again for a new one")
 
 
+# What an engine or a runtime says of an option that it can't apply, and the option.
+_REFUSED = (
+    ("unable to find user", "user"),
+    ("unable to find group", "group_add"),
+    ("cannot mkdir", "working_dir"),
+    ("chdir to cwd", "working_dir"),
+    ("runtime name", "runtime"),
+    ("unknown or invalid runtime", "runtime"),
+    ("not match the specified platform", "platform"),
+    ("storage-opt", "storage_opt"),
+)
+
+
+@contextmanager
+def _at_its_option(sandbox: DeclaredSandbox) -> Iterator[None]:
+    """While the engine makes or starts it: what is wrong with an option of the profile is said at its line."""
+    try:
+        yield
+    except (EngineUnreachable, EngineTimeout):
+        raise
+    except EngineError as error:
+        (fault,), cause = error.diagnostics, error.cause
+        dotted = cause.replace("/", ".")
+        for name, value in sandbox.spec.sysctls.items():
+            if (spelled := name.replace("/", ".")) in dotted:
+                why = dotted.rpartition(f"{spelled}: ")[2].removesuffix(": unknown")
+                message = f"the sysctl {name} can't be set to {value}: {why if why != dotted else cause}"
+                help = "check its name and value: the kernel of the engine must have it, for each container of its own"
+                fault = structs.replace(fault, message=message, span=sandbox.place("sysctls", name), help=help)
+        key = next((key for mark, key in _REFUSED if mark in cause.lower()), None)
+        if key == "group_add" and not any(group in cause for group in sandbox.spec.group_add):
+            key = "user"
+        if key is not None:
+            fault = structs.replace(fault, span=sandbox.place(key))
+        if fault.span is None:
+            raise
+        raise ApplyError(fault) from error
+
+
 def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     """Start the container, and read it back once more: what the start itself changed counts too."""
     container = session.made[step.address]
@@ -537,12 +576,13 @@ def start_sandbox(step: op.StartSandbox, session: Session) -> str:
         check_tmpfs(step.sandbox, container.id, session)
     for note in session.before_start:
         note(step.sandbox, container)
-    try:
-        session.engine.start_container(container.id)
-    except EngineUnreachable:
-        raise
-    except EngineError as error:
-        raise _without_init(step.address, container.id, session, error) or error from error
+    with _at_its_option(step.sandbox):
+        try:
+            session.engine.start_container(container.id)
+        except EngineUnreachable:
+            raise
+        except EngineError as error:
+            raise _without_init(step.address, container.id, session, error) or error from error
     for note in session.after_start:
         note(step.sandbox, container)
     read_back(step.sandbox, container.id, session)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sandboxrun.spec.state import ObservedSandbox
 
 
+_NEVER = "no container, and no evidence of a run"
 _CHUNK = 1 << 20  # bytes of a log that are looked at at once
 _LAST = 1.0  # seconds between the end of a terminal and that of its command, at most: else it goes on without
 _SHOWN = 1_000  # sandboxes that only the evidence knows: a chain that came with a checkout may name half a million
@@ -80,8 +81,11 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
             warn(f"the evidence has the output of {total} sandboxes: only {len(old)} are shown", "pass a NAME")
         silent = [s.address for s in profile.sandboxes if s.address not in shown | old.keys()]
         silent = [address for address in silent if not names or matches(address, names)]
-        if silent and (names or not (live or old)):
-            note(f"{', '.join(silent)}: no container, and no evidence of a run", quiet=given.quiet)
+        absent = [name for name in names if not any(matches(address, (name,)) for address in (*shown, *old))]
+        missing = [address for address in silent if matches(address, absent)]
+        rest = [address for address in silent if address not in missing]
+        if rest and (names or not (live or old)):
+            note(f"{', '.join(rest)}: {_NEVER}", quiet=given.quiet)
         lines = Lines([*live, *old], raw=raw, sensitive=never_shown(profile, os.environ))
         for entry in old.values():
             note(f"{entry.sandbox} {why}; this is from its evidence, {entry.folder}", quiet=given.quiet)
@@ -90,6 +94,8 @@ def logs(given: opt.Given, follow: bool, tail: int | None, timestamps: bool, raw
             _from_engine(engine, live, lines, follow, tail, timestamps)
         lines.finish()
         lines.check()
+        if missing:  # one that was named
+            raise SandboxrunError(f"{', '.join(missing)}: {_NEVER}", help="`sandboxrun ps -a` lists what has run")
 
 
 def _kept(

@@ -144,3 +144,20 @@ def test_a_paused_sandbox_has_drifted_and_goes_on_last() -> None:
     ids = [step.id for step in both.operations]
     assert ids == ["update agent", "resume agent", "record agent"]
     assert both.operations[1].needs == ("update agent",)
+
+
+@pytest.mark.parametrize(("architecture", "name"), [("amd64", "linux/amd64"), ("arm64/v8", "linux/arm64"), ("", "")])
+def test_a_platform_without_an_architecture_is_the_engines_own(architecture: str, name: str) -> None:
+    image = structs.replace(ImageConfig(id=NODE), architecture=architecture)
+
+    def differ(before: str | None, after: str | None) -> bool:
+        made, then = declared("agent", platform=before), declared("agent", platform=after)
+        shown = structs.replace(observed(made), spec=without_inherited(made.spec, image))
+        return not make_plan(profile(then), snapshot(shown, images={"node:20-alpine": Image(config=image)})).empty
+
+    assert not differ("linux", "linux")
+    assert differ("linux", "linux/s390x") and differ(None, "linux/s390x") and differ(None, "linux")
+    if name:
+        assert not differ("linux", name) and not differ(name, "linux")
+    else:
+        assert differ("linux", "linux/amd64")  # nobody knows it

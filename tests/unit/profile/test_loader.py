@@ -477,3 +477,18 @@ def test_paths_outside_the_project_are_refused_unless_allowed(load_text: Load, t
 def test_a_base_allows_no_swap_whatever_the_memory_limit(load_text: Load, base: str, limit: str) -> None:
     found = spec(load_text(f"sandboxes: {{agent: {{extends: {base}, mem_limit: {limit}}}}}"))
     assert found.memswap_limit == found.mem_limit
+
+
+def test_each_tmpfs_has_the_place_where_it_is_written(tmp_path: Path) -> None:
+    """However it is: its mode is only found wrong where it is mounted."""
+    (tmp_path / "sandbox.yaml").write_text(
+        "sandboxes:\n  a:\n    image: i\n    tmpfs:\n      - /x\n      - /y:mode=0700\n    volumes:\n"
+        "      - {type: tmpfs, target: /z, tmpfs: {mode: 0700}}\n      - type: tmpfs\n        target: /w/\n"
+        "  b:\n    image: i\n    volumes: [{type: tmpfs, target: /v}, {type: tmpfs, target: /w}]\n"
+    )
+    places = [
+        {path: (span.line, span.column) for path in one.spec.tmpfs if (span := one.place("tmpfs", path)) is not None}
+        for one in load(tmp_path / "sandbox.yaml").sandboxes
+    ]
+    del places[0]["/tmp"], places[1]["/tmp"]  # nobody wrote them
+    assert places == [{"/w": (9, 9), "/x": (5, 9), "/y": (6, 9), "/z": (8, 9)}, {"/v": (13, 15), "/w": (13, 42)}]
