@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _BASE_VERSION = "1.41"  # docker-py wants one; the paths sent are this program's own
 _MUCH, _MOST = 1 << 14, 1 << 18  # bytes that arrive at once from a program that writes as fast as it can
+_LONGEST_LINE = 1 << 16  # bytes, of a chunk's size or what trails the last one: as http.client has it
 _ASKERS = 4  # threads that ask many questions, and wait for each answer
 _GATHERING = 0.0005  # seconds: less than it takes the engine to fill the socket's buffer
 _DIALLED = "tcp://docker:2375"  # what docker-py takes for the address of an engine that `dial` leads to
@@ -258,6 +259,68 @@ class HijackedConnection:
             self._response.close()
 
 
+class _Chunks:
+    """The body of a chunked answer, of which all is decoded that has arrived: an engine sends each line of a log as a
+    chunk, and http.client takes ten times as long to read them one by one."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer, self._file = answer, answer.fp
+        self._data = b""  # arrived, and not decoded: the beginning of a line
+        self._left = self._after = 0  # bytes of the chunk that are still to come, and of what ends it
+        self._trailing = self._done = False
+        self._fault: http.client.HTTPException | None = None  # in what follows what was decoded last
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing came after its end."""
+        return self._done and not self._data
+
+    def read(self, begin: Callable[[], None]) -> bytes:
+        """The next piece; b"" at the end. `begin` is called before each wait for more."""
+        while not (found := self._decoded()) and not self._done:
+            if self._fault is not None:
+                raise self._fault
+            begin()
+            more = self._file.read1(_MOST)
+            if not more:
+                raise http.client.IncompleteRead(b"")
+            self._data += more
+        return found
+
+    def _decoded(self) -> bytes:
+        data, at, parts = self._data, 0, list[bytes]()
+        while not self._done and self._fault is None:
+            if self._left:
+                part = data[at : at + self._left]
+                parts.append(part)
+                at += len(part)
+                self._left -= len(part)
+                self._after = 2
+            if self._left or len(data) - at < self._after:
+                break
+            at, self._after = at + self._after, 0
+            end = data.find(b"\n", at) + 1
+            if (end or len(data)) - at > _LONGEST_LINE:
+                self._fault = http.client.LineTooLong("chunk size")
+            elif not end:
+                break
+            elif self._trailing:
+                self._done = data[at:end] in (b"\r\n", b"\n")
+            else:
+                try:
+                    self._left = int(data[at:end].partition(b";")[0], 16)
+                except ValueError:
+                    self._left = -1
+                if self._left < 0:
+                    self._left, self._fault = 0, http.client.IncompleteRead(b"")
+                self._trailing = not self._left
+            at = end
+        self._data = data[at:]
+        if self._done:
+            self._answer.close()
+        return b"".join(parts)
+
+
 class DockerPyResponse:
     """An answer that docker-py's session carried. Its connection goes back into the pool at the body's end."""
 
@@ -275,6 +338,8 @@ class DockerPyResponse:
         # Given back here and not by urllib3: `close` in another thread must not end what carries the next request.
         self._connection, raw._connection = raw._connection, None
         self._sock = getattr(getattr(getattr(raw._fp, "fp", None), "raw", None), "_sock", None)
+        chunked = raw.length_remaining is None and raw._fp.chunked and raw._fp.fp is not None
+        self._chunks = _Chunks(raw._fp) if chunked else None
         if raw.length_remaining == 0:
             self.some()
 
@@ -285,18 +350,24 @@ class DockerPyResponse:
         if self._ended:
             return self._left()
         try:
-            # After "Connection: close" it is gone with the body's last byte, before the end is read.
-            if self._deadline is not None and self._sock is not None and self._sock.fileno() >= 0:
-                self._sock.settimeout(transport.seconds_left(self._deadline))
-            data = bytes(self._raw.read1(transport.PIECE, decode_content=False))
+            if self._chunks is not None:
+                data = self._chunks.read(self._begin)
+            else:
+                self._begin()
+                data = bytes(self._raw.read1(transport.PIECE, decode_content=False))
         except Exception as error:  # a dozen kinds, ValueError and AttributeError too
             if not self._ends():
                 return self._left()
             self._give_back(keep=False)
             transport.give_up(_translated(error), error)
         if not data and self._ends():
-            self._give_back(keep=True)
+            self._give_back(keep=self._chunks is None or self._chunks.spent)
         return data or self._left()
+
+    def _begin(self) -> None:
+        # After "Connection: close" it is gone with the body's last byte, before the end is read.
+        if self._deadline is not None and self._sock is not None and self._sock.fileno() >= 0:
+            self._sock.settimeout(transport.seconds_left(self._deadline))
 
     def _left(self) -> bytes:
         """After `close`, which only woke the reader: nobody uses the connection any more."""

@@ -7,6 +7,8 @@ for on a local socket they go different ways.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import io
 import itertools
 import json
 import os
@@ -26,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxrun.backend.docker.client import Engine, open_transport
-from sandboxrun.backend.docker.docker_py import DockerPyTransport, Transport
+from sandboxrun.backend.docker.docker_py import DockerPyTransport, Transport, _Chunks, _WholeHead
 from sandboxrun.backend.docker.transport import Endpoint, LocalTransport
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound, Unsupported
 from tests.conftest import until
@@ -759,6 +761,82 @@ CUT = [
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nA: b\r\n\r",
 ]
+
+
+class Said:
+    """A socket on which these pieces arrive, and then its end."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces, self._rest = iter(pieces), b""
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)  # type: ignore[type-var]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        piece = self._rest or next(self._pieces, b"")
+        piece, self._rest = piece[: len(buffer)], piece[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    closed = False
+    seekable = writable = lambda self: False
+    close = flush = lambda self: None
+
+
+def read_chunks(pieces: Iterable[bytes], bulk: bool) -> tuple[bytes, str]:
+    """The body, and how it ended: read as it is, or as http.client does."""
+    with _WholeHead(Said([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *pieces])) as answer:  # type: ignore[arg-type]
+        answer.begin()
+        chunks, found = _Chunks(answer), b""
+        try:
+            while piece := chunks.read(lambda: None) if bulk else answer.read1(1 << 16):
+                found += piece
+        except http.client.HTTPException as error:
+            return found, type(error).__name__
+        return found, "end"
+
+
+PARTS = [
+    b"2\r\n",
+    b"ab",
+    b"\r\n",
+    b"0\r\n",
+    b"\n",
+    b"g",
+    b";x",
+    b"2",
+    b" 1 \r\n",
+    b"0x3\r\n",
+    b"A: b\r\n",
+    b"9" * 70_000,
+]
+CHUNK = st.binary(min_size=1, max_size=20).map(lambda body: b"%x\r\n%s\r\n" % (len(body), body))
+
+
+@given(st.lists(CHUNK | st.sampled_from(PARTS), max_size=12).map(b"".join), st.lists(st.integers(1, 9), max_size=12))
+def test_chunks_are_read_as_http_client_reads_them(said: bytes, cuts: list[int]) -> None:
+    places = [0, *itertools.accumulate(cuts), len(said)]
+    pieces = [said[a:b] for a, b in itertools.pairwise(places) if said[a:b]]
+    assert read_chunks(pieces, bulk=True) == read_chunks(pieces, bulk=False)
+
+
+def test_a_chunk_cannot_have_less_than_nothing() -> None:
+    assert read_chunks([b"2\r\nab\r\n-5\r\nabcdefgh"], bulk=True) == (b"ab", "IncompleteRead")
+
+
+def test_what_comes_after_a_chunked_answer_is_no_other_answer(peer: Peer) -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+
+    def script(client: socket.socket, number: int) -> None:
+        while until_end_of_head(client):
+            client.sendall(chunked + b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" * (number == 0))
+
+    engine = peer(script)
+    for _ in range(3):
+        assert engine.request("POST", "/x", operation="trying").read() == b"{}"
 
 
 @WAYS
