@@ -201,6 +201,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     volumes_asked: dict[str, Mapping[str, Any]] = field(
         default_factory=dict
     )  # name → what was asked for, of those made
+    put: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # address → paths that were filled
     images: dict[str, ImageConfig] = field(default_factory=dict)
     _began: float = field(default_factory=monotonic)
     _runs: dict[str, str] = field(default_factory=dict)

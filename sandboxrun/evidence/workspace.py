@@ -288,6 +288,7 @@ class PackedWorkspace(Data):
     exclude: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     partial: frozenset[str] = frozenset()
+    last: str = ""  # the last file or directory of a plain name: where that has arrived, all has
 
 
 def pack(
@@ -317,6 +318,7 @@ class _Packing:
         self._source, self._into, self._uid, self._gid = source, into, uid, gid
         self._hash, self._content = hashlib.sha256(), hashlib.sha256()
         self._pending = bytearray()  # not yet written: a small file is three pieces
+        self._last = ""
         self._counts = False  # whether what is being added counts for the content's digest
 
     def run(self) -> PackedWorkspace:
@@ -337,6 +339,7 @@ class _Packing:
             exclude=source.exclude,
             left_out=tuple(source.left_out),
             partial=frozenset(source.partial),
+            last=self._last,
         )
 
     def _add(self, node: FileNode) -> None:
@@ -349,6 +352,8 @@ class _Packing:
                 self._emit_header(info)
             else:
                 self._add_file(info, node)
+            if node.path.isascii() and node.path.isprintable() and not stat.S_ISLNK(node.entry.st_mode):
+                self._last = node.path
         except FileNotFoundError:
             pass  # removed meanwhile
         except OSError as error:

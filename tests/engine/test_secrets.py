@@ -9,10 +9,13 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 
+from sandboxrun.backend.docker import making
+from sandboxrun.errors import ApplyError
 from sandboxrun.gateway.image import reference
 from sandboxrun.lifecycle.job import apply_and_wait
 from sandboxrun.spec import labels as own
@@ -125,3 +128,42 @@ def _holding(root: Path, value: bytes) -> list[str]:
             if stat.S_ISREG(status.st_mode) and status.st_dev == device and value in path.read_bytes():
                 found.append(str(path))
     return found
+
+
+_KEPT: dict[str, dict[str, Any]] = {
+    "secrets": {"secrets": ["key"]},
+    "configs": {"configs": ["text"]},  # on the engine's disk
+    "workspace": {"workspace": {"source": ".", "size": "4m"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "part"), [("keeper", "secrets"), ("keeper", "workspace"), *(("engine", part) for part in _KEPT)]
+)
+def test_what_did_not_arrive_or_is_gone_again_keeps_the_sandbox_from_starting(
+    how: str, part: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its keeper was killed, or an engine took an upload and did nothing: the agent would have found nothing, and the
+    patch would have said that it removed every file."""
+    (world.directory / "dir").mkdir()
+    (world.directory / "dir/file").write_text("x")
+    profile = world.profile({"a": _KEPT[part]}, **SECRETS, configs={"text": {"content": "x"}})
+    check = making.check_tmpfs
+
+    def kill(sandbox: Any, container: str, session: Any) -> None:
+        """The last thing that is looked at before."""
+        check(sandbox, container, session)
+        for keeper in world.engine.containers(names=[f"{world.project}-a.keeper"]):
+            world.engine.kill_container(str(keeper["Id"]), "KILL")
+            world.engine.wait_container(str(keeper["Id"]))
+
+    with monkeypatch.context() as patch:
+        if how == "engine":
+            patch.setattr(type(world.engine), "put_archive", lambda *_: None)
+        else:
+            patch.setattr(making, "check_tmpfs", kill)
+        with pytest.raises(ApplyError, match="was put there and is gone"):
+            world.apply(profile)
+    assert world.ids(profile) == {}
+    world.apply(profile)
+    assert list(world.ids(profile)) == ["a"]

@@ -33,8 +33,9 @@ from sandboxrun.plan.operations import held_parts
 from sandboxrun.plan.preflight import image_fault, needs_watcher
 from sandboxrun.profile.sandbox import digest
 from sandboxrun.spec import labels
-from sandboxrun.spec.names import KEEPER, PARTS, SECRETS, WORKSPACE, companion, part_volume
+from sandboxrun.spec.names import CONFIGS, KEEPER, PARTS, SECRETS, WORKSPACE, companion, part_volume
 from sandboxrun.spec.option_types import options_of
+from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
 from sandboxrun.spec.state import ImageConfig, without_inherited
@@ -398,6 +399,8 @@ def upload_workspace(step: op.UploadWorkspace, session: Session) -> str:
     carrying = upload_container(sandbox, WORKSPACE, volume, session, told, landing="/")
     with open_workspace(session.store, container.run) as tar, carrying as carrier:
         session.engine.put_archive(carrier, "/", tar)
+    if packed.last:
+        session.put[step.address].append(posixpath.join(policy.target, packed.last))
     return f"{packed.files} file{'s' if packed.files != 1 else ''}"
 
 
@@ -409,6 +412,7 @@ def upload_files(step: op.UploadFiles, session: Session) -> None:
     for ref, content in contents.items():
         if ref.digest is not None and ref.digest != digest(content):
             raise ApplyError(f"the content of {ref.source} has changed since it was planned", help="plan again")
+    session.put[step.address].append(posixpath.join(_FILES_AT[step.part], step.files[-1].file_name))
     tar = files_tar(contents, uid, gid)
     if step.part in held_parts(sandbox.spec):
         session.engine.put_archive(session.companions[step.address][KEEPER], held_at(step.part), tar)
@@ -568,12 +572,28 @@ def _at_its_option(sandbox: DeclaredSandbox) -> Iterator[None]:
         raise ApplyError(fault) from error
 
 
+_FILES_AT = {SECRETS: SECRETS_AT, CONFIGS: CONFIGS_AT}
+
+
+def check_filled(sandbox: DeclaredSandbox, container: str, session: Session) -> None:
+    """Raise ApplyError where what was put into the sandbox's volumes is not there: an engine took it and did nothing,
+    or what keeps them in memory has ended. The sandbox would find nothing, and its patch would say that it removed
+    all that there was."""
+    for path in session.put[sandbox.address]:
+        try:
+            session.engine.stat_archive(container, path)
+        except NotFound:
+            help = "was its keeper stopped or killed? Run the command again"
+            raise ApplyError(f"{sandbox.address}: {path} was put there and is gone", help=help) from None
+
+
 def start_sandbox(step: op.StartSandbox, session: Session) -> str:
     """Start the container, and read it back once more: what the start itself changed counts too."""
     container = session.made[step.address]
     check_places(step.sandbox, session.places)
     if not session.probing:
         check_tmpfs(step.sandbox, container.id, session)
+    check_filled(step.sandbox, container.id, session)
     for note in session.before_start:
         note(step.sandbox, container)
     with _at_its_option(step.sandbox):
