@@ -20,7 +20,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import state_path
 from sandboxrun.plan.changes import Plan
 from sandboxrun.plan.preflight import open_networks
-from sandboxrun.profile.files import is_there, project_root, reason, sources_of
+from sandboxrun.profile.files import is_there, project_root, reason, repositories, sources_of
 from sandboxrun.profile.sandbox import content_of, placed
 from sandboxrun.spec.guard import HIDDEN
 from sandboxrun.spec.names import CONFIGS, POLICY, SECRETS
@@ -321,12 +321,13 @@ def _placed(sandbox: DeclaredSandbox, found: Diagnostic) -> Diagnostic:
 
 
 def enforce(profile: Profile, policy: Path | None, environment: Mapping[str, str]) -> None:
-    """Raise ProfileError for what the policy, that file or the one in the project's root, does not allow. The review is
+    """Raise ProfileError for what the policy, that file or the one in the project's root, does not allow; and what that
+    of a repository around it does not: who writes to a directory of one could make it a root of its own. The review is
     only imported where there is one."""
     root = project_root(profile.directory)
-    if policy is None and not is_there(root / POLICY):
-        return
-    from sandboxrun.lifecycle.declaring import refuse
-    from sandboxrun.lifecycle.review import Sources
+    around = (place for place in dict.fromkeys((root, *repositories(root))) if is_there(place / POLICY))
+    for top in (root,) if policy is not None else around:
+        from sandboxrun.lifecycle.declaring import refuse
+        from sandboxrun.lifecycle.review import Sources
 
-    refuse(profile, Sources(root=root, policy=policy), environment, datetime.now(UTC).date())
+        refuse(profile, Sources(root=top, policy=policy), environment, datetime.now(UTC).date())

@@ -160,7 +160,12 @@ def is_missing(path: Path) -> bool:
 def project_root(path: Path) -> Path:
     """The nearest directory above that is a repository's; the path's own directory where there is none."""
     start = Path(os.path.abspath(path if path.is_dir() else path.parent))
-    return next((place for place in (start, *start.parents) if is_repository(place)), start)
+    return next(repositories(start), start)
+
+
+def repositories(directory: Path) -> Iterator[Path]:
+    """The tops of the repositories that an absolute directory is in, the innermost first."""
+    return (place for place in (directory, *directory.parents) if is_repository(place))
 
 
 def is_repository(directory: Path) -> bool:

@@ -625,6 +625,24 @@ def test_plan_refuses_what_the_policy_does_not_allow(say: Say, profile: Path, he
     assert say("plan", "--offline", "--policy", "other.yaml").code == 1
 
 
+@pytest.mark.parametrize("own", [None, "fail_on: critical\n", "fail_on: low\n"])
+def test_a_repository_in_another_one_is_judged_by_both(own: str | None, say: Say, repository: Path) -> None:
+    """An agent that writes to a directory of a repository needs no more than a `.git` in it to make it another one."""
+    inner = repository / "ci"
+    (inner / ".git").mkdir(parents=True)
+    (repository / "sandboxrun-policy.yaml").write_text("fail_on: high\n")
+    (inner / "sandbox.yaml").write_text("sandboxes: {a: {image: 'x:1', egress: none, cap_add: [SYS_ADMIN]}}\n")
+    if own is not None:
+        (inner / "sandboxrun-policy.yaml").write_text(own)
+    said = say("plan", "--offline", "-f", "ci/sandbox.yaml")
+    assert said.code == 1
+    assert "SYS_ADMIN" in said.err
+    by = inner if own == "fail_on: low\n" else repository  # the innermost is asked first
+    assert f"the policy {by / 'sandboxrun-policy.yaml'} refuses it" in said.err
+    (inner / "sandbox.yaml").write_text("sandboxes: {a: {image: 'x:1', egress: none}}\n")
+    assert say("plan", "--offline", "-f", "ci/sandbox.yaml").code == (1 if own == "fail_on: low\n" else 0)
+
+
 def test_a_rule_is_explained(say: Say, here: Path) -> None:
     assert say("explain", "sbx301").out.startswith(
         "SBX301  Every public host reachable\n\n  severity    medium: it gives"
