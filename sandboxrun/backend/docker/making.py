@@ -328,16 +328,13 @@ def check_volumes(sandbox: DeclaredSandbox, session: Session) -> None:
     own = [mount.source for mount in sandbox.spec.volumes if mount.type == "volume" and mount.source]
     declared = session.profile.volumes
     shared = {session.profile.names.volume(key) for key in own if key in declared and not declared[key].external}
-    if not parts and not shared:
-        return
-    listed = session.engine.volumes(labels={labels.PROJECT: session.profile.project})
-    there = {str(volume["Name"]): volume for volume in listed}
     for name in sorted(parts | shared):
-        found, asked = there.get(name, {}), session.volumes_asked.get(name, {})
+        found, asked = session.engine.volume(name) or {}, session.volumes_asked.get(name, {})
         its = labels.read(asked.get("Labels"))
         whose = {label: its[label] for label in (labels.VOLUME, labels.RUN) if label in its}
-        options = (asked.get("DriverOpts") or {}).items() <= (found.get("Options") or {}).items()
-        kept = name in there and options and whose.items() <= labels.read(found.get("Labels")).items()
+        options = (asked.get("DriverOpts") or {}).items() <= labels.read(found.get("Options")).items()
+        its_project = labels.text_of(found.get("Labels"), labels.PROJECT) == session.profile.project
+        kept = its_project and options and whose.items() <= labels.read(found.get("Labels")).items()
         if not kept:
             raise ApplyError(
                 f"{sandbox.address}: the engine's volume {name} is not the one that was made",
