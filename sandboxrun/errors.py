@@ -345,7 +345,7 @@ LONGEST, KEPT = 4000, 1000  # characters of one text: commands are shown whole, 
 
 def spellings(value: bytes) -> frozenset[bytes]:
     """What a sensitive value may look like where a program wrote it: without white space at its ends, its longer lines,
-    escaped as in JSON, Python, a shell or a line of ours, in one case, in base64 (wherever in a longer text),
+    escaped as in JSON, Python, a shell, HTML or a line of ours, in one case, in base64 (wherever in a longer text),
     hexadecimal or percent-encoding, and reversed."""
     forms = {value, value.strip()}
     forms |= {form for whole in tuple(forms) for form in _spellings(whole)}
@@ -359,7 +359,7 @@ def _spellings(value: bytes) -> Iterator[bytes]:
         yield from (line for line in long if len(line) >= _LINE and not line.startswith(b"-----"))
     text = value.decode("utf-8", "surrogateescape")
     escaped = (*(json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)), repr(text)[1:-1])
-    for form in (*escaped, printable(text), one_line(text), text.replace("'", "'\\''")):
+    for form in (*escaped, printable(text), one_line(text), text.replace("'", "'\\''"), *_in_markup(text)):
         yield form.encode("utf-8", "surrogateescape")
     if len(value) < ENCODED:
         return
@@ -373,11 +373,27 @@ def _spellings(value: bytes) -> Iterator[bytes]:
         yield inner.translate(bytes.maketrans(b"+/", b"-_"))
     yield value.hex().encode()
     yield value.hex().upper().encode()
-    yield from (value.lower(), value.upper())  # names of hosts have no case
+    # names of hosts have no case; other letters than ASCII's have one in a text alone
+    yield from (value.lower(), value.upper())
+    yield from (form.encode("utf-8", "surrogateescape") for form in (text.lower(), text.upper(), text[::-1]))
     for percent in (quote(value, safe=""), quote(value), quote_plus(value)):
         yield percent.encode()
         yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), percent).encode()
     yield value[::-1]
+
+
+def _in_markup(text: str) -> Iterator[str]:
+    """As HTML and XML have it: in text, and in attributes as Python, other libraries and templates write them."""
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    yield plain
+    for double, single in (
+        ("&quot;", "&#x27;"),
+        ("&quot;", "&#39;"),
+        ("&#34;", "&#39;"),
+        ("&quot;", "'"),
+        ('"', "&apos;"),
+    ):
+        yield plain.replace('"', double).replace("'", single)
 
 
 def _every(sensitive: frozenset[str]) -> Iterator[bytes]:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import json
 import urllib.parse
+import xml.sax.saxutils
 from collections.abc import Iterator
 
 import pytest
@@ -72,7 +74,7 @@ def test_hits_are_counted() -> None:
     assert stream.hits == 2
 
 
-SECRET = b"p4ss/w+rd 'x' \"y\" \xc3\xa9z"
+SECRET = b"p4ss/w+rd 'x' \"y\" <&> \xc3\xa9z"
 
 
 def encodings(value: bytes) -> dict[str, bytes]:
@@ -91,6 +93,12 @@ def encodings(value: bytes) -> dict[str, bytes]:
         "JSON with letters": json.dumps({"k": text}, ensure_ascii=False).encode(),
         "the shell": b"'" + value.replace(b"'", b"'\\''") + b"'",
         "reversed": value[::-1],
+        "a text reversed": text[::-1].encode(),
+        "upper case": text.upper().encode(),
+        "lower case": text.lower().encode(),
+        "HTML": html.escape(text).encode(),
+        "HTML without quotes": html.escape(text, quote=False).encode(),
+        "an attribute in XML": xml.sax.saxutils.quoteattr(text)[1:-1].encode(),
     }
 
 
