@@ -47,11 +47,13 @@ class Fate(Data):
     removed: Notice | None = None
 
 
-def fates(store: Store, data: bytes, run: str = "") -> Mapping[str, Fate]:
-    """By run (one, or all), from the chain's bytes. Anybody's hold counts; a release or a removal only where this user
-    sealed it."""
+def fates(store: Store, data: bytes, runs: Collection[str]) -> Mapping[str, Fate]:
+    """Of these runs, from the chain's bytes. Anybody's hold counts; a release or a removal only where this user sealed
+    it."""
     found, own = dict[str, Fate](), store.own()
-    for notice in notices(data, run):
+    for notice in notices(data, *(runs if len(runs) == 1 else ())):
+        if notice.run not in runs:
+            continue
         now = found.get(notice.run, Fate())
         match notice.action:
             case NoticeKind.HELD:
@@ -65,7 +67,7 @@ def fates(store: Store, data: bytes, run: str = "") -> Mapping[str, Fate]:
 
 def fate(store: Store, entry: ChainEntry) -> Fate:
     """What became of one run's evidence."""
-    return fates(store, store.chain(), entry.run).get(entry.run, Fate())
+    return fates(store, store.chain(), {entry.run}).get(entry.run, Fate())
 
 
 def hold(store: Store, entry: ChainEntry, reason: str) -> Notice:
@@ -74,7 +76,7 @@ def hold(store: Store, entry: ChainEntry, reason: str) -> Notice:
     if not 0 < len(text) <= LONGEST_REASON:
         raise EvidenceError(f"the reason must have 1 to {LONGEST_REASON} characters")
     with _changing(store) as opened:
-        now = fates(store, opened.data, entry.run).get(entry.run, Fate())
+        now = fates(store, opened.data, {entry.run}).get(entry.run, Fate())
         if now.removed is not None:
             raise EvidenceError(f"the evidence of run {entry.run} was removed on {now.removed.at}")
         if now.held is not None and now.held.reason == text:
@@ -85,7 +87,7 @@ def hold(store: Store, entry: ChainEntry, reason: str) -> Notice:
 def release(store: Store, entry: ChainEntry, reason: str = "") -> Notice:
     """End a hold, whoever's it is. Raises EvidenceError where there is none."""
     with _changing(store) as opened:
-        if fates(store, opened.data, entry.run).get(entry.run, Fate()).held is None:
+        if fates(store, opened.data, {entry.run}).get(entry.run, Fate()).held is None:
             raise EvidenceError(f"the evidence of run {entry.run} is not held")
         return _append(opened, NoticeKind.RELEASED, entry, one_line(reason.strip())[:LONGEST_REASON])
 
@@ -166,7 +168,6 @@ def select(store: Store, kept: Retention, now: datetime.datetime) -> Selection:
         return Selection()
     with root:
         data = store.chain()
-        known = fates(store, data)
         is_own, first = store.own(), dict[str, ChainEntry]()
         others, held, interrupted = 0, 0, list[Removal]()
         for entry in entries(data):
@@ -174,7 +175,7 @@ def select(store: Store, kept: Retention, now: datetime.datetime) -> Selection:
                 others += 1
             else:  # somebody may have put a line there once more: it is no newer run
                 first.setdefault(entry.run, entry)
-        own = list[ChainEntry]()
+        known, own = fates(store, data, first.keys()), list[ChainEntry]()
         for entry in first.values():
             found = known.get(entry.run, Fate())
             if found.removed is None:
@@ -289,10 +290,10 @@ def _erase(store: Store, recorded: Iterable[Removal], removed: list[Removal], fa
             removed.append(removal)
 
 
-def _record(store: Store, removals: Iterable[Removal], failed: list[tuple[str, str]]) -> Iterator[Removal]:
+def _record(store: Store, removals: Collection[Removal], failed: list[tuple[str, str]]) -> Iterator[Removal]:
     """Write the lines of those that nobody has held or removed meanwhile, and whose index is as it was recorded."""
     with _changing(store) as opened:
-        known = fates(store, opened.data)
+        known = fates(store, opened.data, {removal.entry.run for removal in removals})
         for removal in removals:
             entry, found = removal.entry, known.get(removal.entry.run, Fate())
             if found.held is not None or found.removed is not None:

@@ -366,19 +366,25 @@ class Store(Data):
             with opened_chain(root, wait=wait) as opened:
                 entry = self._own(opened.data, run)
                 place = self._place(root, run, name, opened.data) if entry is None else None
+                opened.data = b""  # it may be large, and a run takes its time
             if place is None:
                 assert entry is not None
                 yield entry
                 return
             with place, locked(place.fd, place.path, wait=wait):
-                recorded = read(root)
-                if captured := self._own(recorded, run):
+                if captured := self._captured(root, place, run):
                     yield captured
                     return
-                if any(other.folder == place.path.name for other in entries(recorded, place.path.name)):
-                    raise EvidenceError(f"another run's evidence is in {place.path}", help=_DIFFER)
                 place.clear()
                 yield RunFolder(place, place.path.name, root)
+
+    def _captured(self, root: Folder, place: Folder, run: str) -> ChainEntry | None:
+        """The run's line, where it was captured meanwhile. Raises EvidenceError where another run's names its place."""
+        recorded = read(root)
+        captured = self._own(recorded, run)
+        if captured is None and any(o.folder == place.path.name for o in entries(recorded, place.path.name)):
+            raise EvidenceError(f"another run's evidence is in {place.path}", help=_DIFFER)
+        return captured
 
     def finish(
         self, folder: RunFolder, index_after: Callable[[str | None], Index], *, wait: float = 60.0
