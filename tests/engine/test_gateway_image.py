@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import docker
@@ -13,8 +13,8 @@ import pytest
 
 from sandboxrun.backend.docker import codec
 from sandboxrun.backend.docker.client import Engine, connect
-from sandboxrun.backend.docker.facts import low_ports_closed
-from sandboxrun.backend.errors import EngineError
+from sandboxrun.backend.docker.companions import low_ports_closed
+from sandboxrun.backend.errors import EngineError, EngineUnreachable
 from sandboxrun.errors import SandboxrunError
 from sandboxrun.gateway import image
 from scripts.image import HAPROXY
@@ -132,6 +132,20 @@ def test_whether_low_ports_are_open_is_tried(
     assert (said is None) if why is None else (said is not None and why in said)
     left = _checking(engine)  # one of another test, which asks the same engine, goes too
     until(lambda: not left & _checking(engine))
+
+
+def test_what_tries_it_is_removed_again_where_the_answer_to_making_it_is_lost(
+    engine: Engine, gateway_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = Engine.create_container, list[str]()
+
+    def create_container(self: Engine, name: str, payload: Mapping[str, object], **more: str | None) -> None:
+        made.append(real(self, name, payload, **more).id)
+        raise EngineUnreachable("creating", "the connection was lost", maybe_done=True)
+
+    monkeypatch.setattr(Engine, "create_container", create_container)
+    assert low_ports_closed(engine, gateway_image) == "the connection was lost"
+    assert len(made) == 1 and not _checking(engine) & set(made)
 
 
 def _checking(engine: Engine) -> set[str]:

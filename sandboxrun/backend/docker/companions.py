@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
+from secrets import token_hex
 from time import monotonic, sleep
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sandboxrun.backend.docker import codec, facts
 from sandboxrun.backend.docker.making import create_container, create_network, files_tar
@@ -29,6 +30,9 @@ from sandboxrun.spec.option import OwnAddresses, private_network
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
 from sandboxrun.threads import Aside, together
+
+if TYPE_CHECKING:
+    from sandboxrun.backend.docker.client import Engine
 
 PATIENCE = 30.0  # seconds until a gateway must serve
 _STOPPING = 10  # seconds until one that does not stop is killed
@@ -243,3 +247,24 @@ def remove_companions(containers: Iterable[str], network: str | None, session: S
     together(partial(session.engine.remove_container, force=True), tuple(containers), workers=len(COMPANIONS))
     if network is not None:
         session.engine.remove_network(network)
+
+
+# -- Whether gateways may listen on the ports of names, HTTP and TLS, though they have no capability
+
+PROBE_SECONDS = 30.0
+
+
+def low_ports_closed(engine: Engine, image: str) -> str | None:
+    """Why a gateway, made from `image`, can't listen on ports below 1024; None where it can. A container tries it."""
+    try:
+        made = create_container(engine, f"sandboxrun-check-{token_hex(16)}", codec.low_ports_payload(image))
+        try:
+            with engine.attach(made.id, tty=False) as output, output.within(PROBE_SECONDS):
+                engine.start_container(made.id)
+                said = b"".join(data for _, data in output)[:200].decode("utf-8", "replace").strip()
+        finally:
+            with suppress(EngineError):  # it is gone already, or going
+                engine.remove_container(made.id, force=True)
+    except EngineError as error:
+        return error.cause
+    return None if said == "open" else said or "the container that was to try it said nothing"

@@ -11,11 +11,10 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandboxrun.backend.docker.codec import low_ports_payload, taken_by
+from sandboxrun.backend.docker.codec import taken_by
 from sandboxrun.backend.docker.transport import TransportError
 from sandboxrun.backend.errors import EngineError, NotFound
 from sandboxrun.data import Data
@@ -299,27 +298,6 @@ def filters_paths(engine: Engine) -> bool | None:
         return any(int(Path(SETTINGS, of, "rp_filter").read_text("ascii")) > 0 for of in ("all", "default"))
     except (OSError, ValueError):
         return None
-
-
-# -- Whether gateways may listen on the ports of names, HTTP and TLS, though they have no capability
-
-PROBE_SECONDS = 30.0
-
-
-def low_ports_closed(engine: Engine, image: str) -> str | None:
-    """Why a gateway, made from `image`, can't listen on ports below 1024; None where it can. A container tries it."""
-    try:
-        made = engine.create_container(f"sandboxrun-check-{secrets.token_hex(16)}", low_ports_payload(image))
-        try:
-            with engine.attach(made.id, tty=False) as output, output.within(PROBE_SECONDS):
-                engine.start_container(made.id)
-                said = b"".join(data for _, data in output)[:200].decode("utf-8", "replace").strip()
-        finally:
-            with suppress(EngineError):  # it is gone already, or going
-                engine.remove_container(made.id, force=True)
-    except EngineError as error:
-        return error.cause
-    return None if said == "open" else said or "the container that was to try it said nothing"
 
 
 # -- What a container uses

@@ -99,7 +99,7 @@ def _taken_back(
     payload: Mapping[str, Any],
     remove: Callable[[Mapping[str, Any]], object],
 ) -> Iterator[None]:
-    """While it is made. What has its name and not its labels is another one, and stays."""
+    """While it is made. What has its name and not its labels, where it has any, is another one, and stays."""
     try:
         yield
     except (EngineUnreachable, EngineTimeout) as error:
@@ -107,7 +107,7 @@ def _taken_back(
         with suppress(EngineError):  # the next command finds it
             while monotonic() < until:
                 if (one := found()) is not None:
-                    if payload["Labels"].items() <= labels.read(one.get("Labels")).items():
+                    if payload.get("Labels", {}).items() <= labels.read(one.get("Labels")).items():
                         remove(one)
                     break
                 sleep(_AGAIN)

@@ -13,7 +13,7 @@ import msgspec
 
 from sandboxrun.audit.rules.image import below_floors
 from sandboxrun.backend.docker.client import connect
-from sandboxrun.backend.docker.facts import EngineFacts, Quota, engine_facts, filters_paths, low_ports_closed
+from sandboxrun.backend.docker.facts import EngineFacts, Quota, engine_facts, filters_paths
 from sandboxrun.backend.docker.reviewing import components
 from sandboxrun.backend.docker.transport import Endpoint, resolve
 from sandboxrun.backend.errors import EngineError
@@ -52,6 +52,7 @@ def doctor(given: opt.Given) -> int:
 
 
 def _examine(engine: Engine, endpoint: Endpoint, given: opt.Given) -> int:
+    from sandboxrun.backend.docker.companions import low_ports_closed
     from sandboxrun.backend.docker.observe import helper_on, offers_of
     from sandboxrun.plan.preflight import preflight
 
