@@ -247,9 +247,9 @@ class _Check:
         try:
             with folder.open(INDEX) as file:
                 size = os.fstat(file.fileno()).st_size
-                if not self._allows(size, sealed):
+                if size <= LARGEST_INDEX and not self._allows(size, sealed):
                     return f"{INDEX} {_TOO_MUCH}"
-                data = file.read(LARGEST_INDEX + 1) if size <= LARGEST_INDEX else b""
+                data = file.read(size + 1) if size <= LARGEST_INDEX else b""
             if hashlib.sha256(data).hexdigest() != entry.index_sha256:
                 return f"{INDEX} was changed"
             return Index.from_json(data)

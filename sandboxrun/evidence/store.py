@@ -320,10 +320,10 @@ class Reading:
     def __init__(self, most: int = 256 << 20) -> None:
         self.left = most
 
-    def take(self, size: int) -> int:
-        """How much was left before it."""
-        left, self.left = self.left, self.left - size
-        return left
+    def allows(self, size: int) -> bool:
+        """Whether it reads so many more."""
+        self.left -= size
+        return self.left >= 0
 
 
 class Store(Data):
@@ -478,8 +478,7 @@ class Store(Data):
         that was chained, or too large."""
         with self.open(entry, INDEX) as file:
             size = os.fstat(file.fileno()).st_size
-            left = LARGEST_INDEX if reading is None else min(LARGEST_INDEX, reading.take(size))
-            if size > left:
+            if size > LARGEST_INDEX or (reading is not None and not reading.allows(size)):
                 raise EvidenceError(f"{self.path / entry.folder / INDEX} is too large")
             data = file.read(size + 1)
         if hashlib.sha256(data).hexdigest() != entry.index_sha256:

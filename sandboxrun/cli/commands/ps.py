@@ -200,7 +200,7 @@ def _lines(store: Store, kept: Recorded) -> list[Line]:
         help = "pass a NAME, or remove old ones: see `sandboxrun evidence prune --help`"
         warn(f"only the newest {_LISTED} of {kept.runs} recorded runs are listed", help)
     lines, removed, reading = [], store.removed(), Reading()
-    for entry in reversed(kept.newest):
+    for entry in kept.newest:
         code, ran, gone = None, None, removed.get(entry.run)
         words = entry.outcome.value.replace("_", " ")
         try:
@@ -223,7 +223,7 @@ def _lines(store: Store, kept: Recorded) -> list[Line]:
         )
     if reading.left < 0:
         warn("not all evidence was read: it is too large")
-    return lines
+    return lines[::-1]
 
 
 def _text(lines: list[Line], now: datetime) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -227,13 +228,14 @@ def test_ps_reads_no_more_than_it_may(
     say: Say, here: Path, runs: list[ChainEntry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "sandbox.yaml").write_text(PROFILE)
-    size = (here / ".sandboxrun/evidence" / runs[0].folder / "index.json").stat().st_size
-    monkeypatch.setattr(Reading.__init__, "__defaults__", (size + 1,))
+    _, two, three = (here / ".sandboxrun/evidence" / run.folder / "index.json" for run in runs)
+    monkeypatch.setattr(Reading.__init__, "__defaults__", (three.stat().st_size + 1,))
+    os.truncate(two, 1 << 40)  # as large a one is not read anyway
     said = say("ps", "-a", "--json", "--host", AWAY)
     assert {row["run"]: row["state"] for row in json.loads(said.out)} == {
-        runs[0].run: "exited 0",
-        runs[1].run: "exited (evidence not read)",
-        runs[2].run: "exited (evidence not read)",
+        runs[0].run: "exited (evidence not read)",
+        runs[1].run: "exited (evidence lost)",
+        runs[2].run: "exited 0",
     }
     assert "warning: not all evidence was read: it is too large\n" in said.err
 
