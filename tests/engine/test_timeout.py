@@ -134,7 +134,7 @@ def test_the_command_is_told_once(command: str, project: str, cli: Cli, engine_c
 def test_the_command_is_told_of_its_ttl_once(
     command: str, others: str, project: str, cli: Cli, engine_client: docker.DockerClient
 ) -> None:
-    """By who made it; whoever waits or collects beside that leaves it alone."""
+    """By who made it; whoever waits or collects beside that sends it nothing."""
     _write(cli, project, {"agent": TELLS}, lifetime={"ttl": "6s"}, stop_grace_period="3s")
     maker = cli.start(*command.split())
     until(lambda: engine_client.api.containers(filters={"label": f"{labels.PROJECT}={project}"}))
@@ -145,8 +145,8 @@ def test_the_command_is_told_of_its_ttl_once(
     for one in beside[1:]:
         assert cli.finish(one).code != 0
     os.kill(beside[0].pid, signal.SIGTERM)
-    reaped = cli.finish(beside[0])
-    assert (reaped.code, reaped.out) == (0, ""), reaped.err
+    reaped = cli.finish(beside[0])  # which may collect it, once it has ended
+    assert reaped.code == 0, reaped.err
     assert cli("logs", "agent").out == "told\n"
     assert _endings(cli.cwd)["agent"][0] == "timeout"
 
