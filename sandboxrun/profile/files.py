@@ -281,24 +281,28 @@ def is_there(path: Path) -> bool:
 def taken_up(directory: Path) -> Iterator[Path]:
     """The files that the next command takes up without being given their names, also where they are not there: what
     writes one decides about the next sandbox. A profile of the second name is none beside one of the first."""
-    root = project_root(directory)
-    yield from (root / name for name in JUDGING)
-    for place in dict.fromkeys((directory, root)):
+    roots = _roots(directory)
+    yield from (root / name for root in roots for name in JUDGING)
+    for place in dict.fromkeys((directory, *roots)):
         there = [place / name for name in PROFILES if is_there(place / name)]
         yield from there or [place / name for name in PROFILES]
 
 
-def greatest_profile(directory: Path) -> Path | None:
-    """The `max_profile` that the policy in the project's root names."""
+def _roots(directory: Path) -> tuple[Path, ...]:
+    """Where what judges a profile of that directory lies: the project's root, and the repositories around it."""
+    return tuple(repositories(directory)) or (directory,)
+
+
+def greatest_profiles(directory: Path) -> Iterator[Path]:
+    """The `max_profile` that each policy names by which a profile of that directory is judged."""
     from sandboxrun.profile.yaml import parse_yaml
 
-    root = project_root(directory)
-    policy = read_source(root / POLICY, POLICY, Problems()) if (root / POLICY).is_file() else None
-    node = parse_yaml(policy, Problems()) if policy is not None else None
-    greatest = node.get("max_profile") if isinstance(node, MapNode) else None
-    if isinstance(greatest, Scalar) and isinstance(greatest.value, str) and "\0" not in greatest.value:
-        return Path(os.path.normpath(root / greatest.value))
-    return None
+    for root in _roots(directory):
+        policy = read_source(root / POLICY, POLICY, Problems()) if (root / POLICY).is_file() else None
+        node = parse_yaml(policy, Problems()) if policy is not None else None
+        greatest = node.get("max_profile") if isinstance(node, MapNode) else None
+        if isinstance(greatest, Scalar) and isinstance(greatest.value, str) and "\0" not in greatest.value:
+            yield Path(os.path.normpath(root / greatest.value))
 
 
 def may_be_written(sandbox: DeclaredSandbox, paths: frozenset[Path]) -> Iterator[tuple[str, str | None, Path]]:

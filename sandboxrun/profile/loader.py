@@ -32,7 +32,7 @@ from sandboxrun.errors import (
     spellings,
     walk,
 )
-from sandboxrun.profile.files import Places, greatest_profile, own_files, real_places, taken_up, with_protected
+from sandboxrun.profile.files import Places, greatest_profiles, own_files, real_places, taken_up, with_protected
 from sandboxrun.profile.layers import (
     OBJECTS,
     Bases,
@@ -278,16 +278,15 @@ class _Loader:
         if self.greatest:
             return
         yield from taken_up(self.root)
-        greatest = greatest_profile(self.root)
-        if greatest is not None and greatest.is_file():
-            other = _Loader(greatest.parent, None, True, (greatest,), greatest=True)
-            try:
-                with other.bounded():
-                    yield from other.rendered(other.read_files()).rests_on
-            except ProfileError:  # whoever judges by it says so
-                yield from other.bases.documents
-        if greatest is not None:
+        for greatest in greatest_profiles(self.root):
             yield greatest
+            if greatest.is_file():
+                other = _Loader(greatest.parent, None, True, (greatest,), greatest=True)
+                try:
+                    with other.bounded():
+                        yield from other.rendered(other.read_files()).rests_on
+                except ProfileError:  # whoever judges by it says so
+                    yield from other.bases.documents
 
     # -- composing -------------------------------------------------------------------------------------------
 

@@ -158,6 +158,17 @@ def test_a_repository_that_is_not_the_projects_has_its_own_kept(tmp_path: Path) 
         assert kept(profile) & {*JUDGING, *PROFILES} == names
 
 
+def test_what_a_repository_around_the_projects_own_judges_by_is_kept(tmp_path: Path) -> None:
+    for name in ("outer/.git", "outer/inner/.git"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "outer/sandboxrun-policy.yaml").write_text("max_profile: greatest.yaml\n")
+    data = {"sandboxes": {"a": {"image": "i", "workspace": {"source": str(tmp_path), "access": "rw"}}}}
+    found = kept(load_data(data, directory=tmp_path / "outer/inner", allow_outside=True))
+    names = {*JUDGING, *PROFILES}
+    every = {*(f"outer/{name}" for name in (*names, "greatest.yaml")), *(f"outer/inner/{name}" for name in names)}
+    assert every <= found and not names & found
+
+
 def test_all_that_the_greatest_profile_is_made_of_is_kept(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     text = "sandboxes: {a: {image: i, workspace: {access: rw}}}"
