@@ -49,7 +49,7 @@ class Span(Data, eq=False):
     length: int = 1
 
     def __str__(self) -> str:
-        return f"{self.file.name}:{self.line}:{self.column}"
+        return f"{one_line(self.file.name)}:{self.line}:{self.column}"  # a checkout calls its files as it likes
 
 
 def place_order(span: Span | None) -> tuple[str, int, int]:

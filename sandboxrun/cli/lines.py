@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from sandboxrun.cli.main import BROKEN_PIPE
-from sandboxrun.cli.output import colour_of, coloured
+from sandboxrun.cli.output import colour_of, coloured, without_commands
 from sandboxrun.errors import ExitCode, SandboxrunError, longest_spelling, printable, redact
-from sandboxrun.report.diagnostics import without_commands
 from sandboxrun.report.streams import write_all
 from sandboxrun.threads import begin
 

@@ -7,6 +7,7 @@ or a profile wrote has been through `printable` before it gets here.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
@@ -55,6 +56,27 @@ def hidden(text: str) -> str:
     return redact(text, _sensitive)
 
 
+def _in_a_log(text: str) -> str:
+    """A text of several lines, none of which the log of a job obeys: parts of a profile are shown, and file names."""
+    if os.environ.get("GITHUB_ACTIONS") != "true" or ("::" not in text and "##[" not in text):
+        return text
+    return "\n".join(map(without_commands, text.split("\n")))
+
+
+def without_commands(line: str) -> str:
+    """A line that is no workflow command whatever it holds: for what others wrote, in a job's log."""
+    line = line.replace("##[", "#\u2060#[")  # the older form counts anywhere in a line
+    return f"\u2060{line}" if line.lstrip().startswith("::") else line
+
+
+def _is_file(stream: IO[Any]) -> bool:
+    """Whether it goes to a file, where it stays as it is, and not to a log."""
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def tell(diagnostic: Diagnostic) -> None:
     """A diagnostic, on stderr; -q does not hide it."""
     from sandboxrun.report.diagnostics import diagnostic_text
@@ -68,8 +90,9 @@ def tell_all(diagnostics: Iterable[Diagnostic]) -> None:
         tell(diagnostic)
 
 
-def result(told: Any, *, indent: int | None = 2) -> None:
-    """Print a result on stdout: a text, or data as JSON, without `indent` on one line. A missing line end is added."""
+def result(told: Any, *, indent: int | None = 2, annotated: bool = False) -> None:
+    """Print a result on stdout: a text, or data as JSON, without `indent` on one line. A missing line end is added. In
+    a job's log no line of a text is a command, unless it is `annotated`: has those that are meant, and no others."""
     if not isinstance(told, str):
         import json
 
@@ -78,6 +101,8 @@ def result(told: Any, *, indent: int | None = 2) -> None:
         told = json.dumps(redact_texts(told, _sensitive) if _sensitive else told, indent=indent, ensure_ascii=True)
     else:
         told = hidden(told)
+        if not annotated and not _is_file(sys.stdout):
+            told = _in_a_log(told)
     click.echo(told, nl=not told.endswith("\n"), color=True)
 
 
@@ -92,7 +117,7 @@ def shout(text: str, *, patience: float = 2.0) -> None:
     global _unread
     from sandboxrun.report.streams import write_all
 
-    line = f"{hidden(text)}\n".encode("utf-8", "backslashreplace")
+    line = f"{_in_a_log(hidden(text))}\n".encode("utf-8", "backslashreplace")
     try:
         write_all(sys.stderr, line, patience=0.0 if _unread else patience)
     except TimeoutError:

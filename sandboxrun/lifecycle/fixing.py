@@ -17,7 +17,7 @@ from sandboxrun.audit.finding import AuditFinding
 from sandboxrun.audit.fixes import fixed, holder
 from sandboxrun.audit.judge import AuditVerdict
 from sandboxrun.data import Data
-from sandboxrun.errors import Diagnostic, Node, Problems, SandboxrunError, SourceFile
+from sandboxrun.errors import Diagnostic, Node, Problems, SandboxrunError, SourceFile, one_line
 from sandboxrun.profile.files import instead
 from sandboxrun.profile.yaml import parse_yaml
 
@@ -131,7 +131,8 @@ def diff(made: Sequence[Fix]) -> str:
     parts = []
     for fix in made:
         old, new = fix.before.splitlines(keepends=True), fix.after.splitlines(keepends=True)
-        lines = list(difflib.unified_diff(old, new, f"a/{fix.file}", f"b/{fix.file}", n=2))
+        name = one_line(fix.file)
+        lines = list(difflib.unified_diff(old, new, f"a/{name}", f"b/{name}", n=2))
         note = f"# {fix.finding.rule} {fix.finding.title}: {fix.label}\n"
         parts.append(note + "".join(line if line.endswith("\n") else f"{line}\n" for line in lines))
     return "\n".join(parts)

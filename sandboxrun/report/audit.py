@@ -376,7 +376,8 @@ def _result(finding: AuditFinding, index: int, verdict: AuditVerdict, root: str,
 
 
 def _location(name: str, root: str) -> dict[str, str]:
-    return {"uri": quote(relative(name, root)), "uriBaseId": "%SRCROOT%"}
+    path = relative(name, root).encode("utf-8", "surrogateescape")  # which may be no UTF-8
+    return {"uri": quote(path), "uriBaseId": "%SRCROOT%"}
 
 
 # -- A privilege diff

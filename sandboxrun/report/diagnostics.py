@@ -94,11 +94,5 @@ def annotations_text(diagnostics: Iterable[Diagnostic]) -> str:
     return "\n".join(annotation(diagnostic) for diagnostic in diagnostics)
 
 
-def without_commands(line: str) -> str:
-    """A line that is no workflow command whatever it holds: for what an agent wrote, in a job's log."""
-    line = line.replace("##[", "#\u2060#[")  # the older form counts anywhere in a line
-    return f"\u2060{line}" if line.lstrip().startswith("::") else line
-
-
 def _data(text: str) -> str:
     return printable(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

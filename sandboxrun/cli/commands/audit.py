@@ -155,7 +155,8 @@ def audit(
         from sandboxrun.lifecycle.comparing import since
 
         diff = since(base, named, found, inputs)
-    result(verdict_in(form, verdict, str(root), diff, verbose=given.verbose))
+    shown = verdict_in(form, verdict, str(root), diff, verbose=given.verbose)
+    result(shown, annotated=form == "github")
     if diff is not None and diff.widens and fail_on_widening:
         return FOUND
     return exit_code(verdict, fail_on or terms.policy.fail_on.word)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandboxrun.cli import options as opt
-from sandboxrun.cli.output import coloured, note, result, tell_all
+from sandboxrun.cli.output import coloured, note, result, tell_all, without_commands
 from sandboxrun.errors import Diagnostic, UsageError, redact
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def plan(given: opt.Given, destroying: bool, offline: bool, out: Path | None, de
             made = planning.plan_changes(engine, profile, store, chosen)
     if form != "github":  # which has them as annotations
         tell_all(warnings(made))
-    result(summary(made) if form == "text" and given.quiet else plan_in(form, made))
+    shown = summary(made) if form == "text" and given.quiet else plan_in(form, made)
+    result(shown, annotated=form == "github")
     if out is not None:
         from sandboxrun.lifecycle.saved import write_saved
 
@@ -79,7 +80,7 @@ def plan_in(form: str, made: Plan) -> str | dict[str, Any]:
 
             return plan_json(made) if form == "json" else plan_markdown(made)
         case "github":
-            from sandboxrun.report.diagnostics import annotation, without_commands
+            from sandboxrun.report.diagnostics import annotation
 
             # the text for the log of a job, where no line of it may be taken for a command, and a note on the job
             severity = "warning" if any(change.drift for change in made.changes) else "notice"

@@ -38,7 +38,7 @@ def validate(given: opt.Given) -> int:
         from sandboxrun.report.diagnostics import annotations_text
 
         if faults or warnings:
-            result(annotations_text(faults or warnings))
+            result(annotations_text(faults or warnings), annotated=True)
     else:
         tell_all(warnings)
         if not given.quiet:

@@ -13,6 +13,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from sandboxrun.cli import output
+
 from .conftest import Say
 
 PROFILE = """\
@@ -211,6 +213,45 @@ def test_nothing_that_a_file_says_breaks_a_format(form: str, say: Say, here: Pat
 
 
 # -- fixes
+
+
+@pytest.mark.parametrize("form", ["text", "json", "sarif", "markdown", "junit", "github", "gitlab"])
+def test_whatever_files_are_called(form: str, say: Say, here: Path) -> None:
+    """A checkout may call them as nothing that reads a report expects: with line ends, escapes, or no UTF-8."""
+    for name in ("a\n::stop-commands::x", "a\x1b[31m", "a`|<b>", b"a\xff\xfe".decode("utf-8", "surrogateescape")):
+        (here / name).mkdir()
+        (here / name / "sandbox.yaml").write_text("sandboxes: {a: {image: 'x:1', egress: open}}\n")
+        (here / name / "bad.yaml").write_text("sandboxes: {a: {bogus: 1}}\n")
+    said = say("audit", "--format", form, ".")
+    assert said.code == 3 and "bug" not in said.err
+    assert "\x1b" not in said.out and not any(line.startswith("::stop") for line in said.out.splitlines())
+    if form in ("json", "sarif", "gitlab"):
+        json.loads(said.out)
+    elif form == "junit":
+        ET.fromstring(said.out)
+    if form == "sarif":
+        uris = [r["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+                for r in json.loads(said.out)["runs"][0]["results"]]  # fmt: skip
+        assert "a%FF%FE/sandbox.yaml" in uris and "a%0A%3A%3Astop-commands%3A%3Ax/sandbox.yaml" in uris
+
+
+@pytest.mark.parametrize("words", [["render"], ["audit", "--fix"], ["validate"], ["plan", "--offline"]])
+def test_the_log_of_a_job_obeys_nothing_of_a_profile(
+    words: list[str], say: Say, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "sandbox.yaml").write_text(
+        "name: p\nsandboxes:\n  a:\n    image: x:1\n    egress: none\n    cap_add: [SYS_ADMIN]\n    command:\n"
+        "      - sh\n      - -c\n      - |\n        ::error::forged\n        ::stop-commands::x\n        ##[group]x\n"
+        "    user: root\n    ulimits: {core: -1}\n"
+    )
+    plain = say(*words)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert say(*words).out == plain.out  # in a file, as here
+    monkeypatch.setattr(output, "_is_file", lambda stream: False)
+    said = say(*words)
+    lines = [line.strip() for line in (said.out + said.err).splitlines()]
+    assert not any(line.startswith(("::error::f", "::stop")) or "##[" in line for line in lines)
+    assert said.out.replace("\u2060", "") == plain.out
 
 
 def test_fixes_are_shown_as_a_diff_with_labels(say: Say, profile: Path) -> None:

@@ -6,13 +6,13 @@ import re
 
 import pytest
 
+from sandboxrun.cli.output import without_commands
 from sandboxrun.errors import Diagnostic, SourceFile, Span
 from sandboxrun.report.diagnostics import (
     annotation,
     annotations_text,
     diagnostic_text,
     diagnostics_json,
-    without_commands,
 )
 
 FILE = SourceFile(name="sandbox.yaml", text="name: review\nsandboxes:\n\ta: {mem_limt: 1}\n")
