@@ -69,7 +69,9 @@ class Prober:
         self, engine: Backend, profile: Profile, store: Store, settings: ApplySettings, making: Making | None = None
     ) -> None:
         self._engine, self._profile, self._store = engine, profile, store
-        self._settings, self._making = structs.replace(settings, probing=True), making
+        self._settings = structs.replace(settings, probing=True)
+        hold = making if making is not None else partial(locked, engine, profile, self._settings)
+        self._making = partial(_one_at_a_time, threading.Lock(), hold)
         self._runners: set[Runner] = set()
         self.stopped = False
         self._lock = threading.Lock()
@@ -499,7 +501,7 @@ class Proving:
         if not sandboxes:
             return
         settings = structs.replace(self._settings, listener=silent, on_wait=None)
-        making = partial(_one_at_a_time, threading.Lock(), guard) if guard is not None else None
+        making: Making | None = (lambda: contextlib.nullcontext(guard)) if guard is not None else None
         verification = Verification(self._engine, self._profile, settings, making=making, tell=self._tell)
         with _stopping(self._settings.stop, verification):
             self.inside = verification.run(sandboxes)
@@ -536,11 +538,12 @@ def _said(finding: Finding) -> str:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(lock: threading.Lock, guard: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """In place of the project's lock, which the caller holds: the probes' own steps must not meet."""
-    with lock:
-        guard()
-        yield guard
+def _one_at_a_time(turn: threading.Lock, hold: Making) -> Iterator[Callable[[], None]]:
+    """The project's lock, or what stands for it: the probes' own steps must not meet, and on a slow engine none of them
+    may give up on the lock because of another one."""
+    with turn, hold() as check:
+        check()
+        yield check
 
 
 @contextlib.contextmanager

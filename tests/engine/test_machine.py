@@ -173,6 +173,39 @@ def nothing_left(inside: Inside) -> Iterator[None]:
     assert inside.left() == []
 
 
+@pytest.mark.usefixtures("nothing_left")
+def test_limits_and_ends_with_control_groups_of_version_2(inside: Inside) -> None:
+    """The only version there, as on most machines by now."""
+    fill = "tail /dev/zero"
+    project = inside.project(
+        "limits",
+        killed={"command": f"exec {fill}", "mem_limit": "64m"},
+        coped={"command": f"{fill}; exit 3", "mem_limit": "64m"},
+        timed={"command": FOREVER, "lifetime": {"timeout": "10s"}},
+        agent={"command": FOREVER, "mem_limit": "64m", "cpus": 0.5, "cpuset": "0", "workspace": {"source": "."}},
+    )
+    info = inside.machine.ask_engine("GET", "/info")
+    assert info["CgroupVersion"] == "2" and not info["Warnings"]
+    assert [project("run", name).code for name in ("killed", "coped", "timed")] == [137, 3, 124]
+    assert project.endings() == {"killed": "oom", "coped": "failed", "timed": "timeout"}
+
+    def seen(*words: str) -> dict[str, tuple[str, str]]:
+        findings = project.told("verify", "agent", *words)["sandboxes"][0]["findings"]
+        assert {f["verdict"] for f in findings} <= {"holds", "not_applicable"}, findings
+        return {f["control"]: (f["verdict"], f["seen"]) for f in findings}
+
+    assert {"memory-limit", "swap-limit", "pids-limit", "cpu-quota"} <= seen().keys()
+    assert project("apply", "-y", "--target", "agent").code == 0
+    assert seen("--running")["memory-limit"] == ("holds", "64m")
+    updated = (project.folder / "sandbox.yaml", "s/64m/96m/g; s/0[.]5/0.75/")
+    assert inside.machine.run("sed", "-i", updated[1], updated[0]).code == 0
+    assert "updated in place" in project("apply", "-y", "--target", "agent").out
+    after = seen("--running")
+    limits = ("memory-limit", "swap-limit", "cpu-quota", "cpuset", "pids-limit")
+    assert [after[name][1] for name in limits] == ["96m", "0", "0.75", "0", "256"]
+    assert project("destroy", "-y").code == 0
+
+
 @pytest.mark.parametrize("hours", [2, -2])
 @pytest.mark.usefixtures("nothing_left")
 def test_a_set_clock_ends_nothing_early_or_late(inside: Inside, hours: int) -> None:
