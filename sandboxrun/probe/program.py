@@ -18,7 +18,7 @@ from sandboxrun.probe.verdicts import OUTCOME, Context, Phase, Seen
 from sandboxrun.spec import types as units
 from sandboxrun.spec.option_types import NAMES, read_options
 from sandboxrun.spec.project import NetworkSpec
-from sandboxrun.spec.records import Attachment, EvidencePolicy, FileRef, Healthcheck, Lifetime
+from sandboxrun.spec.records import Attachment, EvidencePolicy, FileRef, Healthcheck, Lifetime, Ulimit
 from sandboxrun.spec.spec import SandboxSpec, settle
 from sandboxrun.spec.types import SECOND, freeze
 
@@ -282,11 +282,17 @@ def _opened(spec: SandboxSpec) -> dict[str, str]:
     return {path: read_options(f"exec,suid,dev,mode=1777,size={size}") for path, size in sorted(sizes.items())}
 
 
+def _raised(spec: SandboxSpec) -> dict[str, Ulimit]:
+    """More than is declared: an engine may have limits of its own that are as low, and then there is no difference."""
+    most = {name: limit.hard + 128 for name, limit in spec.ulimits.items() if 0 <= limit.hard <= 1 << 17}
+    return {name: Ulimit(soft=each, hard=each) for name, each in most.items()}
+
+
 def weak(spec: SandboxSpec) -> SandboxSpec:
     """A sandbox of the same image with every restriction taken off that an option can take off.
 
-    It is root with nearly all capabilities, writes everywhere, has no limits, and reaches whatever the engine's host
-    reaches: the negative control. It has none of the profile's files, volumes, secrets and variables.
+    It is root with nearly all capabilities, writes everywhere, has no limits or higher ones, and reaches whatever the
+    engine's host reaches: the negative control. It has none of the profile's files, volumes, secrets and variables.
     """
     return settle(
         SandboxSpec(
@@ -306,7 +312,7 @@ def weak(spec: SandboxSpec) -> SandboxSpec:
             mem_limit=0,
             cpus=0.0,
             pids_limit=0,
-            ulimits=freeze({}),
+            ulimits=freeze(_raised(spec)),
             shm_size=2 * spec.shm_size,
             oom_score_adj=0,
             environment=freeze({"SANDBOXRUN_PROBE": MARK}),

@@ -13,6 +13,7 @@ from typing import Any
 import docker
 import pytest
 
+from sandboxrun.backend.docker.client import Engine
 from sandboxrun.errors import ApplyError, PlanError
 from sandboxrun.evidence.index import Index
 from sandboxrun.plan import operations as op
@@ -414,3 +415,27 @@ def test_without_resolvers_the_engines_own_is_asked(world: World, engine_client:
         assert asked[0]["address"] in json.dumps(api.inspect_container(near["Id"])["NetworkSettings"]["Networks"])
     finally:
         api.remove_container(near["Id"], force=True)
+
+
+@pytest.mark.parametrize("role", ["gateway", "keeper"])
+def test_volumes_that_a_companions_image_declares_go_with_it(
+    role: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.environment["KEY"] = "correct-horse"
+    profile = world.profile(
+        {"a": {**allow("a.example.com:443"), "secrets": ["key"]}}, secrets={"key": {"environment": "KEY"}}
+    )
+    create, left = Engine.create_container, list[str]()
+
+    def declaring(engine: Engine, name: str, payload: Any, **more: Any) -> Any:
+        volumes: dict[str, Any] = {"Volumes": {"/data": {}}} if name.endswith(f".{role}") else {}
+        made = create(engine, name, {**payload, **volumes}, **more)
+        if volumes:
+            mounts = engine.inspect_container(made.id)["Mounts"]
+            left.extend(mount["Name"] for mount in mounts if mount["Destination"] == "/data")
+        return made
+
+    with monkeypatch.context() as patch, pytest.raises(ApplyError, match=f"{role} of a: .*Mounts"):
+        patch.setattr(Engine, "create_container", declaring)
+        world.apply(profile)
+    assert len(left) == 1 and world.engine.volume(left[0]) is None
