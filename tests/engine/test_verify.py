@@ -166,15 +166,17 @@ def test_an_image_that_is_not_there_is_an_error(folder: Path, project: str, cli:
 def test_an_engine_that_does_not_separate_neighbours_is_found_out(
     make_engine: Callable[..., OwnEngine], folder: Path, project: str, busybox: str, cli: Cli
 ) -> None:
-    """Without iptables an engine takes the network's option, shows it, and enforces nothing."""
-    engine = make_engine("--iptables=false")
+    """Without iptables an engine takes the network's option, shows it, and enforces nothing. What it limits by itself
+    shows in a weak sandbox too, unless that one has more."""
+    limits = ("--default-ulimit=nofile=1024:4096", "--default-ulimit=core=0:0")
+    engine = make_engine("--iptables=false", *limits)
     profile = f"name: {project}\nnetworks: {{inner: {{}}}}\nsandboxes:\n"
     profile += f"  agent: {{image: {busybox}, networks: [inner], command: [sleep, '600']}}\n"
     (folder / "sandbox.yaml").write_text(profile)
     ran = cli("verify", "--json", "--host", engine.host)
     found = document(ran)
     assert ran.code == 1 and not found["verified"]
-    assert verdicts(found)["neighbours"] == "does_not_hold"
+    assert faults(found).keys() == {"neighbours"} and verdicts(found)["neighbours"] == "does_not_hold"
 
     applied = cli("apply", "--verify", "-y", "--host", engine.host)
     assert applied.code == 1
