@@ -244,7 +244,8 @@ def _await(output: Any, event: str, digest: str, address: str) -> None:
 
 def remove_companions(containers: Iterable[str], network: str | None, session: Session) -> None:
     """Remove a sandbox's companions, and then its network; what is gone already is fine."""
-    together(partial(session.engine.remove_container, force=True), tuple(containers), workers=len(COMPANIONS))
+    remove = partial(session.engine.remove_container, force=True, volumes=True)  # those that its image declares
+    together(remove, tuple(containers), workers=len(COMPANIONS))
     if network is not None:
         session.engine.remove_network(network)
 
