@@ -561,6 +561,23 @@ def test_a_limit_that_the_engine_drops_with_a_warning_is_not_taken_for_set(
         engine.close()
 
 
+@pytest.mark.own_engine
+def test_what_an_engine_adds_by_its_own_settings_is_told_as_that(tmp_path: Path, project: str, busybox: str) -> None:
+    """It was not reviewed. In the profile it is."""
+    if reason := why_impossible():
+        pytest.skip(reason)
+    engine = open_engine("--default-ulimit=nproc=2000:3000")
+    try:
+        with open_world(engine.host, project, tmp_path, busybox) as world:
+            with pytest.raises(ApplyError, match=r'did not apply ulimits: .*"nproc"') as told:
+                world.apply(world.profile({"a": {}}))
+            assert "declare ulimits as enforced" in (told.value.diagnostics[0].help or "")
+            world.apply(world.profile({"a": {"ulimits": {"nproc": {"soft": 2000, "hard": 3000}}}}))
+            world.apply(world.profile({}))
+    finally:
+        engine.close()
+
+
 def test_what_a_killed_apply_left_is_collected(world: World, busybox: str) -> None:
     profile = world.profile({"a": {"workspace": "."}, "b": {}})
     world.apply(profile, targets=("b",))

@@ -198,6 +198,8 @@ def read_back(sandbox: DeclaredSandbox, container: str, session: Session, image_
         message = f"{sandbox.address}: the engine did not apply {d.key}: declared {declared}, enforced {enforced}"
         field = FIELDS[d.key].engine if d.key in FIELDS else d.key
         help = f"its field is {field}; `sandboxrun doctor` says what this engine offers"
+        if isinstance(d.before, dict) and d.before.items() >= (d.after or {}).items():
+            help = f"its own settings (daemon.json) add this, maybe: declare {d.key} as enforced, or change them"
         faults.append(Diagnostic(message=message, span=sandbox.place(d.key), help=help))
     if faults:
         raise ApplyError(*faults)
