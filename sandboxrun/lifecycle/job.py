@@ -104,6 +104,7 @@ class Job:
         self._found: dict[str, Made] = {}
         self._started: dict[str, datetime | None] = {}  # of those that were found
         self._collected: dict[str, Captured] = {}  # by run
+        self._unsaved: dict[str, Captured] = {}  # by run, what could not be saved, and why
         self._kept: dict[str, str] = {}  # container → its name now
         self._table = threading.Lock()
         self._within = here()
@@ -247,6 +248,7 @@ class Job:
                 plan, snapshot, engine, profile, store, settings, guard, watched=watched, events=events, asked=asked
             )
         self.keeping = outcome.keeping
+        self._unsaved |= {run: one for run, one in outcome.session.captured.items() if one.entry is None}
         outcome.applied.check()
         self._collected |= outcome.session.captured
         self._kept |= {step.container: step.name for step in plan.operations if isinstance(step, KeepSandbox)}
@@ -289,7 +291,7 @@ class Job:
             captured, past = taken_by_others(self._store, events, watch.run, watch.container)
             if captured is None:
                 by, started = watch.result.stopped_by, self._started.get(address)
-                seen = ending_of(past, watch.exit_code, watch.spec, by, started)
+                seen, captured = ending_of(past, watch.exit_code, watch.spec, by, started), self._unsaved.get(watch.run)
             if captured is None and seen is None and watch.error is not None:
                 note = note or reason_of(watch.error)
         kept, sandbox = self.kept(self.made[address].id), self._profile.sandbox(address)

@@ -103,14 +103,14 @@ def ending_text(ending: Ending, spec: SandboxSpec | None = None, note: str = "")
 def evidence_plain(run: RunResult) -> dict[str, Any]:
     """A run as data, in the words that `--json` has. A timeout is 124, whatever the program gave."""
     captured = run.evidence
-    told = {"sandbox": run.address, "note": run.note}
-    if captured is None and run.seen is not None:
-        return {**told, "outcome": run.seen.how.value, "exit_code": _code(run.seen), "evidence": None}
-    if captured is None:
-        return {**told, "outcome": How.NOT_STARTED.value}
-    index = captured.index
-    if index is None:
-        return {**told, "failure": captured.failure}
+    told: dict[str, Any] = {"sandbox": run.address, "note": run.note}
+    index = captured.index if captured is not None else None
+    if captured is None or index is None:
+        if captured is not None:
+            told["failure"] = captured.failure
+        if run.seen is not None:
+            return {**told, "outcome": run.seen.how.value, "exit_code": _code(run.seen), "evidence": None}
+        return told if captured is not None else {**told, "outcome": How.NOT_STARTED.value}
     return {
         **told,
         "run": index.run,
@@ -135,12 +135,12 @@ _ELSEWHERE = "no evidence here: another job collected it, or somebody removed or
 def _run_lines(run: RunResult, base: Path | None) -> list[str]:
     name = one_line(run.address)
     captured = run.evidence
-    if captured is None and run.seen is not None:
-        return [f"{name}: {ending_text(run.seen, run.spec, run.note)}; {_ELSEWHERE}"]
-    if captured is None:
+    if captured is None and run.seen is None:
         return [f"{name}: {one_line(run.note) or 'was not run'}"]
-    if captured.index is None:
-        return [f"{name}: its evidence could not be saved: {one_line(captured.failure or 'the reason is unknown')}"]
+    if captured is None or captured.index is None:
+        ended = f"{ending_text(run.seen, run.spec, run.note)}; " if run.seen is not None else ""
+        failure = captured and one_line(captured.failure or "the reason is unknown")
+        return [f"{name}: {ended}" + (f"its evidence could not be saved: {failure}" if failure else _ELSEWHERE)]
     rows = rows_of(captured.index, captured.folder, base)
     if run.kept:
         keep_for = run.spec.lifetime.keep_for if run.spec is not None else None

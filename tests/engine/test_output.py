@@ -347,9 +347,13 @@ def test_a_full_disk_below_the_evidence(cli: Cli, profile: Callable[..., Path], 
         ran = cli("run", "-q", cwd=home)
         assert (ran.code, ran.out) == (125, BIG_TEXT)
         assert f"evidence of a could not be saved in {home}/.sandboxrun/evidence: No space left on device\n" in ran.err
+        waited = cli("apply", "--wait", "-y", "-q", cwd=home)
+        assert waited.code == 125
+        assert "a: completed (exit 0); its evidence could not be saved: No space left on device\n" in waited.out
         assert cli("destroy", "-y", "-q", cwd=home).code == 1  # nothing is removed whose log can't be kept
         assert cli("destroy", "-y", "-q", "--evidence", str(home / "elsewhere"), cwd=home).code == 0
-    [log] = (home / "elsewhere").glob("*/stdout.log")
+    log, other = (home / "elsewhere").glob("*/stdout.log")
+    assert log.read_bytes() == other.read_bytes()
     assert log.read_text() == BIG_TEXT
 
 

@@ -145,6 +145,16 @@ def test_a_run_that_never_was_and_evidence_that_was_not_kept() -> None:
     ]
 
 
+def test_an_end_that_was_seen_is_told_with_why_its_evidence_is_not_here() -> None:
+    seen, full = Ending(how=How.FAILED, exit_code=3), Captured(entry=None, failure="no space is left")
+    elsewhere, lost = (RunResult(address="a", evidence=evidence, seen=seen) for evidence in (None, full))
+    assert evidence_text([lost]) == "a: failed with exit 3; its evidence could not be saved: no space is left"
+    assert evidence_text([elsewhere]).startswith("a: failed with exit 3; no evidence here: another job collected it, ")
+    told = {"sandbox": "a", "note": "", "outcome": "failed", "exit_code": 3, "evidence": None}
+    assert evidence_plain(elsewhere) == told
+    assert evidence_plain(lost) == {**told, "failure": "no space is left"}
+
+
 def test_secrets_are_masked() -> None:
     failed = captured(Ending(how=How.NOT_STARTED, exit_code=127, detail='exec: "hunter2-secret"'))
     told = evidence_text([RunResult(address="a", evidence=failed)], sensitive=frozenset({"hunter2-secret"}))
