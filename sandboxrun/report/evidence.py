@@ -181,7 +181,10 @@ def _saved(index: Index) -> Iterator[tuple[str, str]]:
     if any(kept.path == PATCH for kept in index.kept):
         count = index.patched_paths
         files = "changes" if count is None else f"{amount(count, 'file')} changed"
-        yield "patch", f"{PATCH}, {files}" if count != 0 else "nothing changed in the workspace"
+        # What was refused may be all that the agent did: nobody is told then that it did nothing.
+        apart = index.untracked_paths or any(item.part == PATCH for item in index.refused)
+        none = "no change but those below" if apart else "nothing changed in the workspace"
+        yield "patch", f"{PATCH}, {files}" if count != 0 else none
         if index.untracked_paths:
             files = amount(index.untracked_paths, "file")
             yield "untracked", f"{UNTRACKED}, {files} that git ignores or doesn't track"
@@ -221,7 +224,9 @@ def _lost(index: Index) -> Iterator[tuple[str, str]]:
     if cut := [kept.path for kept in index.kept if kept.truncated]:
         yield "cut", _first(cut, " and more")
     if count := max(index.refused_total, len(index.refused)):
-        yield "refused", f"{amount(count, 'name')} that the agent left, see index.json"
+        told = "; ".join(f"{name.path} ({name.reason})" for name in index.refused[:_LISTED])
+        rest = "" if count <= min(len(index.refused), _LISTED) else "; more in index.json"
+        yield "refused", f"{amount(count, 'name')} that the agent left: {told}{rest}"
 
 
 def _first(names: Sequence[str], more: str = " …") -> str:

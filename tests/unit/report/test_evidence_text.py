@@ -70,7 +70,7 @@ def test_what_is_missing_cut_and_refused_is_said() -> None:
         "    patch:    nothing changed in the workspace",
         f"    missing:  {listed}; and 2 more, see index.json",
         "    cut:      stdout",
-        "    refused:  12 names that the agent left, see index.json",
+        "    refused:  12 names that the agent left: /x (a socket); more in index.json",
     ]
 
 
@@ -153,6 +153,28 @@ def test_an_end_that_was_seen_is_told_with_why_its_evidence_is_not_here() -> Non
     told = {"sandbox": "a", "note": "", "outcome": "failed", "exit_code": 3, "evidence": None}
     assert evidence_plain(elsewhere) == told
     assert evidence_plain(lost) == {**told, "failure": "no space is left"}
+
+
+@pytest.mark.parametrize(
+    ("part", "untracked", "said"),
+    [
+        ("workspace.patch", 0, "no change but those below"),
+        ("artifacts", 2, "no change but those below"),
+        ("artifacts", 0, "nothing changed in the workspace"),
+    ],
+)
+def test_a_patch_of_nothing_hides_no_change_that_is_elsewhere(part: str, untracked: int, said: str) -> None:
+    done = captured(
+        Ending(how=How.EXITED, exit_code=0),
+        kept=(kept("workspace.patch"),),
+        patched_paths=0,
+        untracked_paths=untracked,
+        refused=(RefusedName(part=part, path="big.bin", reason="larger than 5 bytes"),),
+        refused_total=1,
+    )
+    rows = evidence_text([RunResult(address="a", evidence=done)]).split("\n")
+    assert [row.partition(":")[2].strip() for row in rows if "patch: " in row] == [said]
+    assert rows[-1].endswith(" 1 name that the agent left: big.bin (larger than 5 bytes)")
 
 
 def test_secrets_are_masked() -> None:
