@@ -327,7 +327,8 @@ class _Run:
                 return value[key]
             help = did_you_mean(str(key), value)
             return Undefined(f'there is no "{key}" in this mapping', word=str(key), help=help)
-        return Undefined(f'{kind(value)} has no "{key}"', word=str(key))
+        help = f"it is the value itself: leave out .{key}" if key in ("key", "value") else None
+        return Undefined(f'{kind(value)} has no "{key}"', word=str(key), help=help)
 
     # -- statements ------------------------------------------------------------------------------------------
 

@@ -408,7 +408,7 @@ _ANY = rf"\$\$|{_BRACES}|\$[A-Za-z_]\w*"
 _BRACED = rf"\$\$|{_BRACES}|^\$[A-Za-z_]\w*$"
 _CONTENT = rf"\$\$(?=[A-Za-z_{{(])|(?<!\$){_BRACES}"
 _ESCAPED = r"\$\$(?=[A-Za-z_{(])"  # a shell takes it for its process id, with a name right after it
-_PARTS = r"\$\{?(\w+)(?::?-([^}]*))?"
+_PARTS = r"\$\{?(?:var\.)?(\w+)(?::?-([^}]*))?"
 
 _SHELLS = frozenset("sh bash dash ash zsh ksh fish busybox".split())
 _CODE = _SHELLS | frozenset("awk gawk mawk nawk sed jq perl envsubst".split())  # give dollars a meaning of their own

@@ -324,6 +324,8 @@ def _declare(name: str, text: str) -> str:
     if found is not None and found[1]:  # an expression of GitHub's, and of others
         own = re.sub(r"\W", "_", path.rpartition(".")[2] or name).lower()
         return f"nothing is filled in from ${{{{ … }}}}: declare a variable, and write {{{{ {own} }}}} without the $"
+    if name == "var" and path:  # Terraform's
+        return f"write {{{{ {path[1:]} }}}}: a variable has no prefix"
     return f"declare it: variables: {{{name}: {{type: {'object' if path else 'string'}}}}}"
 
 

@@ -362,8 +362,19 @@ def _given(
     if isinstance(value, Scalar):
         if type(value.value) in types and (not known or value.value in known):
             return value.value
-        help = did_you_mean(str(value.value), known) if known else help
+        collection = _of_terraform(str(value.value)) if known == TYPES else None
+        help = collection or did_you_mean(str(value.value), known) if known else help
     refuse(problems, value, expected, help)
+    return None
+
+
+def _of_terraform(word: str) -> str | None:
+    """What a collection's type in Terraform is here; None of other words."""
+    match word.partition("(")[0]:
+        case "list" | "set" | "tuple":
+            return "write {type: array, items: {type: string}}"
+        case "map" | "object":
+            return "write {type: object}, which holds texts"
     return None
 
 

@@ -46,7 +46,7 @@ _WHY = {
     "privileged": "a privileged container is not a sandbox; list single capabilities in cap_add:",
     "container_name": "containers are named after project and sandbox; set name: at the top level",
     "deploy": "set mem_limit, cpus and pids_limit on the sandbox; for several of one kind use for_each",
-    "scale count replicas": "use for_each",
+    "scale count replicas matrix strategy": "use for_each",
     "links external_links": "use networks",
     "volumes_from": "name each volume under volumes:",
     "pid pid_mode": "the PID namespace is always the sandbox's own",
