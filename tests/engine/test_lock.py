@@ -147,6 +147,8 @@ def test_who_holds_it_is_told(client: Engine, project: str) -> None:
         assert len(volumes(client, project)) == 1
     who = f"process {os.getpid()} of {this_process().who}, since "
     assert raised.value.diagnostics[0].message.startswith(f"project {project} is in use by another run: {who}")
+    helped = raised.value.diagnostics[0].on_command_line.help
+    assert helped is not None and helped.endswith(", or longer for the lock (--lock-timeout 5m)")
     [line] = told
     assert line.startswith(f"waiting for another run of project {project}: {who}")
 

@@ -241,8 +241,8 @@ def project_lock(
             holder = min(rivals, key=lambda claim: claim.since).holder
             if time.monotonic() >= until:
                 message = f"project {project} is in use by another run: {holder}"
-                help = "wait for it to end, or wait longer for the lock; a dead run's lock ends within a minute"
-                raise LockHeld(message, help=help)
+                help = "a dead run's lock ends within a minute; wait for it to end, or longer for the lock"
+                raise LockHeld(message, help=help, option="--lock-timeout 5m")
             if on_wait is not None and holder != told:
                 on_wait(f"waiting for another run of project {project}: {holder}")
             told = holder
