@@ -157,7 +157,7 @@ class Repository:
         """Write the files of a revision that profiles are made of into a directory: regular files, no links. They are
         those that are called so, and those that one of them names. It counts as a repository's root, as theirs does:
         what is above a file is looked for up to there."""
-        (into / ".git").mkdir(parents=True, exist_ok=True)
+        (into / ".git/objects").mkdir(parents=True, exist_ok=True)
         left, count = dict(self.files(commit)), 0
         named = Named()
         wanted = [path for path in left if _WANTED.search(path)]

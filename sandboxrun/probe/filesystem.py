@@ -31,6 +31,8 @@ from sandboxrun.spec.spec import SandboxSpec
 
 # What the engine mounts into every container; of the root's own, a sandbox's user can write to none.
 ENGINE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console", "/sys/fs/cgroup"})
+# Devices that every container has: in a user namespace none can be made, so that the host's are mounted there.
+NODES = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"})
 GVISOR = frozenset({"/dev/fuse", "/dev/net/tun"})  # devices of its own kernel's, in every /dev
 PAGE = 4096
 MAPPED = "; mapped to run"
@@ -86,10 +88,14 @@ _OWN = {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}  # with a writable ro
 
 def _writable(seen: Seen) -> set[str]:
     """The mounts that the sandbox's user can write to. /proc/keys and the like lie under /dev/null."""
+
+    def is_node(path: str, root: str) -> bool:
+        return f"/dev{root}" in NODES and (path == f"/dev{root}" or (path.startswith("/proc/") and root == "/null"))
+
     return {
         path
         for path, mount in mounts(seen).items()
-        if mount.get("write") == "ok" and not (path.startswith("/proc/") and mount.get("root") == "/null")
+        if mount.get("write") == "ok" and not is_node(path, mount.get("root", ""))
     } - ENGINE
 
 

@@ -158,11 +158,16 @@ def setuid(seen: Seen, context: Context) -> Answer:
     if left_out := _privileges_kept(context) or _root(context):
         return left_out
     mode, owner, raised = value(seen, "setuid", "mode"), value(seen, "setuid", "owner"), value(seen, "raised", "uid")
-    ran, uid = len(mode) == 4 and mode[0] in "4567" and owner == "0", number(raised)
+    callers, uid, owns = _ids(seen, "uid"), number(raised), number(owner)
+    holds = None
+    if len(mode) == 4 and mode[0] in "4567" and uid is not None:
+        if owns == 0:
+            holds = uid in callers and uid != 0
+        elif uid == owns and uid not in callers:  # root's as an engine with user namespaces has it, to the weak sandbox
+            holds = False
+    whose = "root" if owns == 0 else f"user {owner}"
     return Comparison(
-        "the caller's uid",
-        f"a file of root with mode {mode} ran as uid {raised}" if raised else "",
-        uid in _ids(seen, "uid") and uid != 0 if ran and uid is not None else None,
+        "the caller's uid", f"a file of {whose} with mode {mode} ran as uid {raised}" if raised else "", holds
     )
 
 

@@ -309,6 +309,7 @@ def weak(spec: SandboxSpec) -> SandboxSpec:
             read_only=False,
             tmpfs=freeze(_opened(spec)),
             ipc="shareable",
+            userns_mode="host",  # where the engine maps its users, root can do little
             mem_limit=0,
             cpus=0.0,
             pids_limit=0,

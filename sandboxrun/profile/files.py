@@ -169,8 +169,13 @@ def repositories(directory: Path) -> Iterator[Path]:
 
 
 def is_repository(directory: Path) -> bool:
-    """Whether a directory is the top of a repository."""
-    return (directory / ".git").exists()
+    """Whether a directory is the top of a repository. An empty `.git` is none, to git neither: it may be what keeps a
+    sandbox from making one."""
+    place = directory / ".git"
+    try:
+        return place.exists() and not (place.is_dir() and next(place.iterdir(), None) is None)
+    except OSError:  # whatever it is
+        return True
 
 
 # -- Reading a profile's files: bytes from disk to a `SourceFile`, within bounds

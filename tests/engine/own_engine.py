@@ -64,6 +64,7 @@ def open_engine(*options: str, mounts: str | None = None) -> OwnEngine:
     apart = ["unshare", "--mount", "--", "sh", "-c", f'{mounts} && exec "$@"', "sh"] if mounts is not None else []
     # A short path: a socket's may have 107 characters, and containerd's lie three folders deeper.
     root = Path(tempfile.mkdtemp(prefix="sandboxrun-engine-", dir="/tmp"))
+    root.chmod(0o711)  # users that it maps have to get to their own below
     if of := os.environ.get("SANDBOXRUN_DEV_SYSTEM"):
         apart += [sys.executable, str(ENTER), of, str(root / "scratch"), "--keep-network", "--"]
     holder = _namespace()

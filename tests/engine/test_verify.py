@@ -27,7 +27,7 @@ from sandboxrun.profile.files import bases
 from sandboxrun.profile.loader import load
 from sandboxrun.spec.project import DeclaredSandbox
 from tests.conftest import Cli, Ran
-from tests.engine.own_engine import OwnEngine
+from tests.engine.own_engine import OwnEngine, open_engine, why_impossible
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "verify.schema.json").read_text())
 
@@ -186,6 +186,33 @@ def test_an_engine_that_does_not_separate_neighbours_is_found_out(
     assert client.containers.list(all=True, ignore_removed=True) == []
     assert {n.name for n in client.networks.list()} == {"bridge", "host", "none"}
     client.close()
+
+
+@pytest.mark.own_engine
+@pytest.mark.skipif("SANDBOXRUN_DEV_SYSTEM" in os.environ, reason="the ids are given in this system's files")
+def test_an_engine_with_user_namespaces_holds(folder: Path, project: str, busybox: str, cli: Cli) -> None:
+    """Its root is nobody on the host; what is written to a workspace belongs to who the user is there."""
+    if reason := why_impossible():
+        pytest.skip(reason)
+    (ids := folder / "ids").write_text("daemon:200000:65536\n")
+    binds = [f"mount --bind {ids} /etc/{name}" for name in ("subuid", "subgid")]
+    engine = open_engine("--userns-remap=daemon", mounts=" && ".join(binds))
+    try:
+        (folder / "ws").mkdir()
+        os.chown(folder / "ws", 201000, 201000)
+        write(
+            folder,
+            project,
+            f"  agent: {{image: {busybox}, network_mode: none, command: [touch, made], workspace: {{source: ws, "
+            "access: rw}}\n",
+        )
+        assert cli("run", "--host", engine.host).code == 0
+        assert (folder / "ws/made").stat().st_uid == 201000
+        ran = cli("verify", "--json", "--host", engine.host)
+        found = document(ran)
+        assert faults(found) == {} and ran.code == 0
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -199,6 +199,20 @@ def test_two_sandboxes_share_stand_ins_and_the_last_one_takes_them_away(world: W
     assert not (world.directory / ".vscode").exists() and not (world.directory / "GNUmakefile").exists()
 
 
+def test_what_keeps_places_in_a_workspace_changes_no_plan(cli: Cli, tmp_path: Path, project: str, busybox: str) -> None:
+    """An empty `.git` that stands in a directory of the project makes no repository of it."""
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "sandbox.yaml").write_text(
+        f"name: {project}\nsandboxes:\n  a: {{image: '{busybox}', network_mode: none, command: [sleep, '300'],\n"
+        "      workspace: {source: inner, access: rw}, stop_grace_period: 1s}\n"
+    )
+    give(tmp_path / "inner")
+    assert cli("apply", "-y", cwd=tmp_path).code == 0
+    assert (tmp_path / "inner/.git").is_dir()
+    assert "No changes" in cli("plan", cwd=tmp_path).out
+    assert cli("destroy", "-y", cwd=tmp_path).code == 0
+
+
 def test_an_agent_writes_no_policy_for_the_next_one(cli: Cli, tmp_path: Path, project: str, busybox: str) -> None:
     """And what keeps the places says nothing to the commands that run meanwhile."""
     words = "for f in policy.yaml waivers.yaml baseline.json; do echo '{}' >sandboxrun-$f; done; touch begun; sleep 300"

@@ -449,6 +449,7 @@ def test_variables_of_an_include_come_from_its_files_and_from_those_above(tmp_pa
 def test_links_of_the_repository_are_followed(tmp_path: Path) -> None:
     """As an engine follows them: where they lead out, that is what is mounted."""
     (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").touch()
     (tmp_path / "data").symlink_to("/")
     (tmp_path / "key").symlink_to("/etc/shadow")
     (tmp_path / "in").symlink_to("inner")
@@ -460,6 +461,7 @@ def test_links_of_the_repository_are_followed(tmp_path: Path) -> None:
 def test_a_build_is_given_what_lies_in_the_repository_only(tmp_path: Path) -> None:
     """Where a Dockerfile of the repository takes it from: a context, and files that it is given as secrets."""
     (tmp_path / "repository/.git").mkdir(parents=True)
+    (tmp_path / "repository/.git" / "HEAD").touch()
     (inner := tmp_path / "repository/sub").mkdir()
     (inner / "out").symlink_to("/etc")
     for context in ("../..", "out", "./out/ssh"):
@@ -560,6 +562,7 @@ def test_include(tmp_path: Path) -> None:
 def test_a_file_outside_of_the_repository_is_a_gap(tmp_path: Path) -> None:
     inner = tmp_path / "project"
     (inner / ".git").mkdir(parents=True)
+    (inner / ".git" / "HEAD").touch()
     (tmp_path / "secret.yaml").write_text("services: {base: {image: x}}\n")
     verdict = reviewed(inner, "services: {a: {extends: {file: ../secret.yaml, service: base}}}", "compose.yaml")
     assert len(verdict.gaps) == 1

@@ -134,6 +134,7 @@ def test_a_workspace_that_is_a_symlink_loop_is_reported_as_such(say: Say, odd: P
 @pytest.mark.parametrize("name", ["fifo", "folder", "loop", "huge"])
 def test_a_checkouts_git_configuration_that_cannot_be_read_is_an_error(say: Say, odd: Path, name: str) -> None:
     (odd / ".git").mkdir()
+    (odd / ".git" / "HEAD").touch()
     os.rename(odd / name, odd / ".git" / "config")
     if name == "loop":
         (odd / ".git" / "config").unlink()

@@ -165,6 +165,7 @@ def test_sarif_leaves_out_what_is_waived(say: Say, profile: Path) -> None:
 
 def test_sarif_paths_start_at_the_repository(say: Say, profile: Path, here: Path) -> None:
     (here.parent / ".git").mkdir()
+    (here.parent / ".git" / "HEAD").touch()
     uri = sarif(say)["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
     assert uri == "demo/sandbox.yaml"
 
@@ -671,6 +672,7 @@ def test_a_repository_in_another_one_is_judged_by_both(own: str | None, say: Say
     """An agent that writes to a directory of a repository needs no more than a `.git` in it to make it another one."""
     inner = repository / "ci"
     (inner / ".git").mkdir(parents=True)
+    (inner / ".git" / "HEAD").touch()
     (repository / "sandboxrun-policy.yaml").write_text("fail_on: high\n")
     (inner / "sandbox.yaml").write_text("sandboxes: {a: {image: 'x:1', egress: none, cap_add: [SYS_ADMIN]}}\n")
     if own is not None:

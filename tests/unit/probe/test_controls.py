@@ -87,6 +87,7 @@ CASES: list[Case] = [
     ("setuid", seen(setuid={"mode": "4555", "owner": "0"}, raised={"uid": "0"}, status={"uid": "1000"}), False),
     ("setuid", seen(setuid={"mode": "555", "owner": "0"}, raised={"uid": "1000"}, status={"uid": "1000"}), None),
     ("setuid", seen(setuid={"mode": "4555", "owner": "7"}, raised={"uid": "1000"}, status={"uid": "1000"}), None),
+    ("setuid", seen(setuid={"mode": "4555", "owner": "7"}, raised={"uid": "7"}, status={"uid": "0"}), False),
     ("root", mounted(ROOT, root={"root": "errno:30", "etc": "errno:30", "dev": "errno:13"}), True),
     ("root", mounted(ROOT, root={"root": "ok"}), False),
     ("root", mounted({**ROOT, "options": "rw"}, root={"root": "errno:13"}), False),

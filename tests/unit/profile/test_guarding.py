@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sandboxrun.errors import ProfileError
+from sandboxrun.profile.files import project_root
 from sandboxrun.profile.loader import load, load_data
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.guard import guarded
@@ -120,6 +121,7 @@ def test_other_neighbours_are_fine(tmp_path: Path, options: str) -> None:
 def test_what_sandboxes_are_judged_by_is_kept(tmp_path: Path) -> None:
     """In the root of the repository, and whether it is there or not: an agent could write the next one's policy."""
     (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").touch()
     (tmp_path / "sub").mkdir()
     text = "sandboxes: {a: {image: i, workspace: {access: rw}}}"
     assert {*JUDGING, "sandbox.yaml"} <= kept(loaded(tmp_path, text))
@@ -131,6 +133,7 @@ def test_what_sandboxes_are_judged_by_is_kept(tmp_path: Path) -> None:
 def test_a_profile_that_the_next_command_would_take_up_is_kept(tmp_path: Path) -> None:
     """With -f another one there may be none: an agent could write it."""
     (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").touch()
     (tmp_path / "ci").mkdir()
     other = "sandboxes: {a: {image: i, workspace: {source: .., access: rw}}}"
     (tmp_path / "ci/other.yaml").write_text(other)
@@ -149,7 +152,7 @@ def test_a_profile_that_the_next_command_would_take_up_is_kept(tmp_path: Path) -
 
 def test_a_repository_that_is_not_the_projects_has_its_own_kept(tmp_path: Path) -> None:
     """What is run there next takes them up."""
-    for name in ("project", "work/.git", "other"):
+    for name in ("project", "work/.git/objects", "other"):
         (tmp_path / name).mkdir(parents=True)
     for source, names in (("work", {*JUDGING, *PROFILES}), ("other", set())):
         workspace = {"source": str(tmp_path / source), "access": "rw"}
@@ -158,8 +161,18 @@ def test_a_repository_that_is_not_the_projects_has_its_own_kept(tmp_path: Path) 
         assert kept(profile) & {*JUDGING, *PROFILES} == names
 
 
+def test_an_empty_folder_in_the_place_of_git_makes_no_repository(tmp_path: Path) -> None:
+    """It keeps a sandbox from making one: what is kept is the same before and meanwhile."""
+    data = {"sandboxes": {"a": {"image": "i", "workspace": {"source": ".", "access": "rw"}}}}
+    (tmp_path / "outer/.git/objects").mkdir(parents=True)
+    (inner := tmp_path / "outer/inner").mkdir()
+    before = kept(load_data(data, directory=inner))
+    (inner / ".git").mkdir()
+    assert kept(load_data(data, directory=inner)) == before and project_root(inner) == tmp_path / "outer"
+
+
 def test_what_a_repository_around_the_projects_own_judges_by_is_kept(tmp_path: Path) -> None:
-    for name in ("outer/.git", "outer/inner/.git"):
+    for name in ("outer/.git/objects", "outer/inner/.git/objects"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "outer/sandboxrun-policy.yaml").write_text("max_profile: greatest.yaml\n")
     data = {"sandboxes": {"a": {"image": "i", "workspace": {"source": str(tmp_path), "access": "rw"}}}}
@@ -201,6 +214,7 @@ def test_a_bind_over_what_sandboxes_are_judged_by_is_refused_where_that_is_there
 
 def test_what_gits_configuration_names_in_the_workspace_is_kept(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").touch()
     (tmp_path / "tools").mkdir()
     (tmp_path / ".git/config").write_text(
         '[core]\n\tHooksPath = "tools/hooks" ; ours\n[include] path = ../.shared\n'

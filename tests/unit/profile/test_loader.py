@@ -384,6 +384,7 @@ def test_a_path_that_no_engine_can_be_told_is_a_fault(given: str, tmp_path: Path
 @pytest.mark.parametrize("hooks", [b"\xff", b"~\xff\xfe", b"~a\0b"])
 def test_a_hostile_configuration_of_git_is_no_bug(hooks: bytes, tmp_path: Path) -> None:
     (tmp_path / "w/.git").mkdir(parents=True)
+    (tmp_path / "w/.git" / "HEAD").touch()
     (tmp_path / "w/.git/config").write_bytes(b"[core]\n\thooksPath = " + hooks + b"\n")
     data = {"sandboxes": {"agent": {"image": "x", "workspace": {"source": "w", "access": "rw"}}}}
     if b"\0" in hooks:  # which git takes for no path
