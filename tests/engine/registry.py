@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import docker
+from msgspec import field
 
 from sandboxrun.data import Data
 from scripts import image, system
@@ -28,6 +29,7 @@ class LocalRegistry(Data):
     address: str
     client: docker.DockerClient
     process: subprocess.Popen[bytes]
+    made: set[str] = field(default_factory=set)  # ids of what was published
 
     def ref(self, repository: str, tag: str = "latest") -> str:
         """An image reference in this registry."""
@@ -53,15 +55,18 @@ class LocalRegistry(Data):
                 made = self.client.api.create_container(ref, "true")
                 self.client.api.commit(made["Id"], ref, changes=[f"VOLUME {path}" for path in volumes])
                 self.client.api.remove_container(made["Id"], v=True)
+            self.made.add(str(self.client.images.get(ref).id))
             return self._push(ref)
         finally:
             self.client.images.remove(ref, force=True)
 
     def remove_pulled(self) -> None:
-        """Remove from the engine every image that came from here, tagged or known by digest only."""
+        """Remove from the engine every image that came from here: tagged, known by digest only, or by neither once
+        its tag has moved."""
         for row in self.client.api.images(all=True):
             names = [*(row.get("RepoTags") or []), *(row.get("RepoDigests") or [])]
-            if any(name.startswith(f"{self.address}/") for name in names):
+            unnamed = row["Id"] in self.made and all(name.startswith("<none>") for name in names)
+            if unnamed or any(name.startswith(f"{self.address}/") for name in names):
                 self.client.images.remove(row["Id"], force=True)
 
     def stop(self) -> None:
