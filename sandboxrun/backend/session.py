@@ -198,9 +198,7 @@ class Session(Struct, metaclass=DataType, frozen=False, kw_only=True, unshown=("
     providing: threading.Lock = field(default_factory=threading.Lock)  # guards init_volume while it is looked for
     init_volume: str | None = None  # that has the init of sandboxes with a timeout, once it is known
     volumes_made: set[str] = field(default_factory=set)
-    volumes_asked: dict[str, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # name → what was asked for, of those made
+    volumes_asked: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # by name, of those made
     put: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # address → paths that were filled
     images: dict[str, ImageConfig] = field(default_factory=dict)
     _began: float = field(default_factory=monotonic)

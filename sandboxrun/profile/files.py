@@ -173,7 +173,7 @@ def is_repository(directory: Path) -> bool:
     sandbox from making one."""
     place = directory / ".git"
     try:
-        return place.exists() and not (place.is_dir() and next(place.iterdir(), None) is None)
+        return place.exists() and is_there(place)
     except OSError:  # whatever it is
         return True
 
@@ -275,8 +275,8 @@ def own_files(read: Iterable[Path], *files: Mapping[str, FileSpec]) -> frozenset
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is anything in a place for a profile, a policy, waivers or a baseline. An empty directory is what
-    keeps the place while a sandbox may write beside it."""
+    """Whether there is anything in a place for a profile, a policy, waivers, a baseline or git. An empty directory is
+    what keeps the place while a sandbox may write beside it."""
     try:
         return os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
     except OSError:  # it can't be looked into
