@@ -105,19 +105,33 @@ def test_one_that_is_pruned_before_a_container_has_it_is_missed(
 
 
 @pytest.mark.parametrize("egress", ["open", None])
-def test_a_network_that_nobody_would_collect_is_refused(
-    egress: str | None, world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("labels", {"Labels": {}}),  # it would stay for ever, and be in the way
+        ("internal", {"Internal": False}),
+        ("subnet", {"IPAM": {"Driver": "default", "Config": [{"Subnet": "10.99.7.0/24"}]}}),
+        ("com.docker.network.bridge.enable_icc", {"Options": {}}),
+    ],
+)
+def test_a_network_that_is_not_as_asked_is_refused(
+    name: str, changed: dict[str, Any], egress: str | None, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine, or a proxy before it, that drops labels: the network would stay for ever, and be in the way."""
+    """An engine, or a proxy before it, that drops what it is asked for."""
     own = {"egress": egress, "network_mode": "bridge"} if egress else {"networks": ["inner"], "network_mode": None}
-    profile = world.profile({"a": own}, **({} if egress else {"networks": {"inner": {"internal": True}}}))
+    inner = {
+        "internal": True,
+        "driver_opts": {"com.docker.network.bridge.enable_icc": "false"},
+        "subnet": "10.99.8.0/24",
+    }
+    profile = world.profile({"a": own}, **({} if egress else {"networks": {"inner": inner}}))
     create, wanted = Engine.create_network, ".net" if egress else "_inner"
 
-    def unlabelled(engine: Engine, payload: Any) -> str:
-        return create(engine, {**payload, "Labels": {}} if payload["Name"].endswith(wanted) else payload)
+    def otherwise(engine: Engine, payload: Any) -> str:
+        return create(engine, {**payload, **changed} if payload["Name"].endswith(wanted) else payload)
 
-    with monkeypatch.context() as patch, pytest.raises(ApplyError, match="labels"):
-        patch.setattr(Engine, "create_network", unlabelled)
+    with monkeypatch.context() as patch, pytest.raises(ApplyError, match=name):
+        patch.setattr(Engine, "create_network", otherwise)
         world.apply(profile)
     assert world.ids(profile) == {}
     assert world.engine.networks(labels={PROJECT: world.project}) == ()

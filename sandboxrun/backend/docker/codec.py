@@ -282,6 +282,20 @@ def decode_network(inspect: Mapping[str, Any]) -> NetworkSpec:
     )
 
 
+def network_not_taken(payload: Mapping[str, Any], inspect: Mapping[str, Any]) -> Iterator[str]:
+    """What the engine did not apply of a network's payload, by name."""
+    live = decode_network(inspect)
+    yield from (option for option, wanted in payload["Options"].items() if live.driver_opts.get(option) != wanted)
+    if live.internal != payload["Internal"]:
+        yield "internal"
+    if live.enable_ipv6 != payload["EnableIPv6"]:
+        yield "enable_ipv6"
+    if any(config["Subnet"] != live.subnet for config in payload["IPAM"]["Config"]):
+        yield "subnet"
+    if not payload["Labels"].items() <= labels.read(inspect.get("Labels")).items():
+        yield "labels"  # nobody would collect it
+
+
 def observe_network(inspect: Mapping[str, Any]) -> ObservedNetwork:
     """A network's inspect answer."""
     own = labels.read(inspect.get("Labels"))

@@ -19,14 +19,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import structs
 
-from sandboxrun.backend.docker.codec import decode, encode, encode_update, keeper_payload, not_taken, volume_payload
+from sandboxrun.backend.docker.codec import (
+    decode,
+    encode,
+    encode_update,
+    keeper_payload,
+    network_not_taken,
+    not_taken,
+    volume_payload,
+)
 from sandboxrun.backend.docker.facts import number_of
 from sandboxrun.backend.docker.fields import FIELDS, INIT_PROGRAM, NOT_STARTED, volume_mount
 from sandboxrun.backend.docker.leftovers import held
 from sandboxrun.backend.docker.observe import UPLOAD, is_own
 from sandboxrun.backend.errors import EngineError, EngineTimeout, EngineUnreachable, NotFound
 from sandboxrun.backend.session import ITS_RUN, Made, Session, StepProgress, check_places, note_revision
-from sandboxrun.errors import ApplyError, Diagnostic
+from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.changes import mismatches, short
 from sandboxrun.plan.operations import held_parts
@@ -87,10 +95,20 @@ def create_container(
 
 
 def create_network(engine: Engine, payload: Mapping[str, Any]) -> str:
-    """Make a network; its id. Raises what `Engine.create_network` does."""
+    """Make a network, and read it back; its id. Raises what `Engine.create_network` does, and ApplyError for one that
+    is not as asked."""
     found = partial(engine.network, str(payload["Name"]))
     with _taken_back(found, payload, lambda one: engine.remove_network(str(one["Id"]))):
-        return engine.create_network(payload)
+        network = engine.create_network(payload)
+    try:
+        if lost := ", ".join(network_not_taken(payload, engine.network(network) or {})):
+            message = f"the engine did not apply the options of the network {payload['Name']}: {lost}"
+            raise ApplyError(message, help="see `sandboxrun doctor`")
+    except SandboxrunError:
+        with suppress(SandboxrunError):
+            engine.remove_network(network)
+        raise
+    return network
 
 
 @contextmanager

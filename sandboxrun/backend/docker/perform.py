@@ -15,7 +15,7 @@ from typing import Any
 
 from sandboxrun.backend.docker import companions as gateways
 from sandboxrun.backend.docker import making as make
-from sandboxrun.backend.docker.codec import decode_network, encode_update, network_payload, observe
+from sandboxrun.backend.docker.codec import encode_update, network_payload, observe
 from sandboxrun.backend.docker.companions import remove_companions
 from sandboxrun.backend.docker.fields import endpoint
 from sandboxrun.backend.docker.observe import record_update
@@ -34,7 +34,7 @@ from sandboxrun.backend.session import (
     take_away,
     unstage,
 )
-from sandboxrun.errors import ApplyError, SandboxrunError
+from sandboxrun.errors import SandboxrunError
 from sandboxrun.plan import operations as op
 from sandboxrun.plan.operations import Operation
 from sandboxrun.spec import labels
@@ -49,20 +49,9 @@ _SIDE_BY_SIDE = 4  # removals of one sandbox's own
 
 
 def create_network(step: op.CreateNetwork, session: Session) -> None:
-    """Make a network, and read back what isolates its sandboxes."""
+    """Make a network of the profile's."""
     payload = network_payload(step.key, step.spec, session.profile.names)
-    network = make.create_network(session.engine, payload)
-    session.networks_made[payload["Name"]] = network
-    inspect = session.engine.network(network) or {}
-    live = decode_network(inspect)
-    lost = {k: v for k, v in step.spec.driver_opts.items() if live.driver_opts.get(k) != v}
-    unlabelled = not payload["Labels"].items() <= labels.read(inspect.get("Labels")).items()  # nobody would collect it
-    if lost or unlabelled or live.internal != step.spec.internal:
-        what = lost or ("labels" if unlabelled else "internal")
-        raise ApplyError(
-            f"the engine did not apply the options of the network {payload['Name']}: {what}",
-            help="see `sandboxrun doctor`",
-        )
+    session.networks_made[payload["Name"]] = make.create_network(session.engine, payload)
 
 
 def disconnect(step: op.DisconnectNetwork, session: Session) -> None:
