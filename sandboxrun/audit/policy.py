@@ -284,6 +284,9 @@ def _images(subject: Subject, allowed: tuple[str, ...] | None, digests: bool) ->
         yield IMAGE_POLICY, Hit("image", f"{image} is not an image that the policy allows")
     if image and digests and "@sha256:" not in image:
         yield IMAGE_POLICY, Hit("image", f"the policy requires a digest, and {image} has none")
+    if subject.build is not None and (digests or allowed is not None):  # whatever the image is called then
+        what = "lists images" if allowed is not None else "requires a digest"
+        yield IMAGE_POLICY, Hit("build", f"the policy {what}, and this one is built from {subject.build.context}")
 
 
 def _image_fits(image: str, pattern: str) -> bool:

@@ -16,7 +16,6 @@ from operator import or_
 from typing import Any
 
 from sandboxrun.data import Data, json_as
-from sandboxrun.errors import few
 from sandboxrun.spec import forms, seccomp
 from sandboxrun.spec.forms import covers, image_parts
 from sandboxrun.spec.option_types import NAMES, OPEN, OPEN_PORTS, Egress, options_of
@@ -185,9 +184,9 @@ def _calls(old: Side, new: Side) -> Iterator[Step]:
     added = sorted(name for name, rules in other.items() if not _covered(rules, one.get(name)))
     removed = sorted(name for name, rules in one.items() if not _covered(rules, other.get(name)))
     if added:
-        yield wider("security_opt", f"may now call {few(added, 5)}", "seccomp")
+        yield wider("security_opt", f"may now call {', '.join(added)}", "seccomp")
     if removed:
-        yield narrower("security_opt", f"may no longer call {few(removed, 5)}", "seccomp")
+        yield narrower("security_opt", f"may no longer call {', '.join(removed)}", "seccomp")
 
 
 def _covered(rules: set[str], by: set[str] | None) -> bool:
@@ -361,9 +360,9 @@ def _mounts(old: Side, new: Side) -> Iterator[Step]:
     )
     if one is not None and other is not None:
         if fewer := sorted(set(one.exclude) - set(other.exclude)):
-            yield wider("workspace", f"its copy now holds {few(fewer, 5)}", "exclude")
+            yield wider("workspace", f"its copy now holds {', '.join(fewer)}", "exclude")
         if more := sorted(set(other.exclude) - set(one.exclude)):
-            yield narrower("workspace", f"its copy leaves out {few(more, 5)}", "exclude")
+            yield narrower("workspace", f"its copy leaves out {', '.join(more)}", "exclude")
     shared = ({mount.source or "" for mount in spec.volumes if mount.type == "volume"} for spec in (old.spec, new.spec))
     for name in sorted(set.intersection(*shared)):
         declared = [side.volumes.get(name) or VolumeSpec() for side in (old, new)]

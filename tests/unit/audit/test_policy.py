@@ -91,6 +91,28 @@ def test_what_the_policy_does_not_allow_is_found(text: str, line: str, tmp_path:
     assert line in [f"{finding.rule} {finding.message}" for finding in judged(tmp_path).open]
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("images: {allow: ['registry.example.com/*']}", "lists images"), ("images: {digests: true}", "requires a digest")],
+)
+def test_what_is_built_is_on_no_list_of_images(text: str, what: str, tmp_path: Path) -> None:
+    """Whatever it is called: with `image` beside it, that is the name that the result gets."""
+    policy(tmp_path, text)
+    image = f"registry.example.com/agent:1@sha256:{'0' * 64}"
+    (tmp_path / "compose.yaml").write_text(f"services: {{a: {{image: '{image}', build: ./agent}}, b: {{build: .}}}}\n")
+    verdict = review(targets([tmp_path / "compose.yaml"])[0], terms(Sources(root=tmp_path), today=TODAY))
+    found = [finding.message for finding in verdict.open if finding.rule == "SBX910"]
+    assert found == [f"the policy {what}, and this one is built from {context}" for context in ("./agent", ".")]
+
+
+def seccomp(*calls: str) -> str:
+    """A profile of its own that allows these calls."""
+    names = ", ".join(f'"{call}"' for call in calls)
+    rule = f'{{"names": [{names}], "action": "SCMP_ACT_ALLOW"}}'
+    text = f'{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{rule}]}}'
+    return f"{PROFILE}    security_opt: ['seccomp={text}']\n"
+
+
 def test_nobody_elses_name_server_says_where_listed_destinations_are(tmp_path: Path) -> None:
     """Who runs it leads api.example.com to an address of theirs, and the gateway connects there."""
     policy(tmp_path, "egress: {allow: ['api.example.com:443']}")
@@ -349,6 +371,14 @@ def test_a_baseline_hides_no_higher_value(tmp_path: Path) -> None:
     assert told(judged(tmp_path)) == []
     higher = "medium SBX912 the policy's ceiling for mem_limit is 256m, and this is 64g"
     assert higher in told(judged(tmp_path, f"{PROFILE}    mem_limit: 64g\n"))
+
+
+def test_a_baseline_accepts_the_calls_that_it_saw_and_no_others(tmp_path: Path) -> None:
+    calls = ["mount", "setns", "unshare", "bpf", "keyctl"]
+    write_baseline(tmp_path / "sandboxrun-baseline.json", judged(tmp_path, seccomp(*calls)), ReviewTerms(today=TODAY))
+    assert told(judged(tmp_path, seccomp(*calls))) == []
+    swapped = told(judged(tmp_path, seccomp(*calls[:4], "kexec_load")))
+    assert "high SBX112 the seccomp profile allows mount, setns, unshare, kexec_load, bpf" in swapped
 
 
 def test_a_baseline_has_nothing_of_what_is_wrong_with_waivers(tmp_path: Path) -> None:
