@@ -211,7 +211,7 @@ def read_source(path: Path, name: str, problems: Problems, *, asked_at: Span | N
 _HELP = {
     errno.ENOENT: "check the path; it is relative to the file that names it, or to the current directory for -f",
     errno.ELOOP: "a symlink in the path points back to itself; replace it with the file",
-    errno.EFBIG: "split it with extends",
+    errno.EFBIG: "split it: a profile with extends, an env_file into a list of files",
 }
 
 

@@ -141,6 +141,9 @@ def syntax_error(error: Exception, file: SourceFile) -> Diagnostic:
             return Diagnostic(message="a tab can't indent", span=span, help="indent with spaces")
         block = "; template statements are allowed only inside a quoted or block string" if start == "%" else ""
         return Diagnostic(message=f'a value can\'t begin with "{start}"', span=span, help=f"quote it{block}")
+    if "expected ',' or ']'" in said and (found := re.search(r"[\w.-]+\[\"[^\"]*\"\]", file.line(span.line))):
+        address = Span(file=file, line=span.line, column=found.start() + 1, length=len(found[0]))
+        return Diagnostic(message="an unquoted address is not YAML here", span=address, help=f"write '{found[0]}'")
     for pattern, message, help in _KNOWN:
         if re.search(pattern, said, re.DOTALL):
             if message.endswith("not closed") and getattr(error, "context_mark", None) is not None:

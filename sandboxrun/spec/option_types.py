@@ -446,13 +446,15 @@ def _help(node: Node) -> str:
     text = node.value if isinstance(node, Scalar) and isinstance(node.value, str) else ""
     if text == "*" or text.startswith("*:"):
         return "for every public host write egress: open"
-    if text and ":" not in text and "/" not in text:
-        return f'say which port: "{text}:443"'
-    if "://" in text:
-        return "leave out the scheme and the path: api.example.com:443"
-    if re.match(r"[0-9.]+(:|$)|\[", text):
+    if re.match(r"[0-9.]+([:/]|$)|\[|[0-9a-fA-F:]+::", text):
         return "destinations are names: an address does not identify who answers"
+    if "/" in text:
+        return "leave out the scheme and the path: api.example.com:443"
+    if text and ":" not in text:
+        return f'say which port: "{text}:443"'
     host, _, port = text.partition(":")
+    if re.fullmatch(r"[0-9]+[-,][0-9,-]+", port):
+        return "write a destination for each port"
     if re.fullmatch(r"[0-9]+", port) and not 1 <= int(port[:6]) <= 65535:
         return "a port is from 1 to 65535"
     if "." not in host:

@@ -39,7 +39,7 @@ from sandboxrun.spec.types import (
 MILLISECOND = SECOND // 1000
 ABSOLUTE = r"/[^\x00:]*"
 AbsolutePath = Text(pattern=ABSOLUTE, hint="an absolute path", form=forms.path)
-FileName = Text(pattern=r"[^/\x00]+", hint="a file name")
+FileName = Text(pattern=r"[^/\x00]+", hint='a file name without "/"')
 
 
 class FileMode(OptionType):
