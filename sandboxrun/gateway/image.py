@@ -145,13 +145,17 @@ def pull_base(engine: Backend, base: str) -> None:
 
 
 def build(engine: Backend, base: str = BASE) -> str:
-    """Make the image on the engine, from a base that the engine has; its id. Raises EngineError.
+    """Make the image on the engine, from a base that the engine has; its id. Raises SandboxrunError.
 
     Nothing of an earlier build is used: HAProxy is what the base's packages have today. Only a build says which that
     is, so what it made gets its labels, and with them its name, by a second one.
     """
     from sandboxrun.backend.errors import EngineError
 
+    config = engine.image_config(base)
+    if config is not None and config.volumes:  # a gateway has none, and each would get one
+        message = f"{base} can't be built on: it declares {', '.join(config.volumes)} as VOLUME"
+        raise SandboxrunError(message, help="name an image that declares no volumes")
     said: list[str] = []
 
     def listen(entry: Mapping[str, Any]) -> None:

@@ -86,6 +86,13 @@ def test_a_base_without_python_is_told(engine: Engine, busybox: str) -> None:
     )
 
 
+def test_a_base_with_volumes_is_refused(engine: Engine, engine_client: docker.DockerClient, tag: str) -> None:
+    """Each gateway would get one that the engine makes unasked: it would be made, and then refused for it."""
+    engine.build_image(context(f"FROM {HAPROXY}\nVOLUME /var/lib/a /b\n"), tag)
+    with pytest.raises(SandboxrunError, match="it declares /b, /var/lib/a as VOLUME"):
+        image.build(engine, tag)
+
+
 def test_the_command_prints_its_name(cli: Cli, gateway_image: str) -> None:
     ran = cli("gateway", "build")
     assert (ran.code, ran.out, ran.err) == (0, f"{gateway_image}\n", "")
