@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # -- Folders held by descriptor, and files written whole or not at all
 
 PARTIAL = ".partial-"  # starts the names of files that are being written
+_AGAIN = 100  # times that a directory is made which others remove
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,23 +64,27 @@ class Folder(Closing):
             raise EvidenceError(f"cannot open the directory {path}: {error.strerror}") from error
 
     def enter(self, name: str, *, create: bool = False) -> Folder:
-        """The directory `name` in this one; `create` makes it, 0700. Raises FileNotFoundError, EvidenceError."""
+        """The directory `name` in this one; `create` makes it, 0700: again where somebody removes it while it is empty.
+        Raises FileNotFoundError, EvidenceError."""
         at = f"{self._at.rstrip('/')}/{name}"
-        if create:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=self.fd)
-        try:
-            return Folder(os.open(name, _DIRECTORY, dir_fd=self.fd), at)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            path = Path(at)
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise EvidenceError(
-                    f"{path} is a symlink or a file, not a directory",
-                    help="remove it: nothing is written through a symlink",
-                ) from error
-            raise EvidenceError(f"cannot open the directory {path}: {error.strerror}") from error
+        for _ in range(_AGAIN):
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=self.fd)
+            try:
+                return Folder(os.open(name, _DIRECTORY, dir_fd=self.fd), at)
+            except FileNotFoundError:
+                if not create:
+                    raise
+            except OSError as error:
+                path = Path(at)
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise EvidenceError(
+                        f"{path} is a symlink or a file, not a directory",
+                        help="remove it: nothing is written through a symlink",
+                    ) from error
+                raise EvidenceError(f"cannot open the directory {path}: {error.strerror}") from error
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), at)
 
     def walk_to(self, parts: tuple[str, ...], *, create: bool = False) -> Folder:
         """The directory several steps down."""

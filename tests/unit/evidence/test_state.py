@@ -104,6 +104,25 @@ def test_a_place_that_is_no_directory_or_not_there(tmp_path: Path, monkeypatch: 
         open_state(create=True)
 
 
+def test_one_that_somebody_removes_as_empty_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another job collects what is empty just when it was made."""
+    opened, removed = os.open, 0
+
+    def late(path: str, *given: int, dir_fd: int | None = None) -> int:
+        nonlocal removed
+        if path == "staging" and removed < 3:
+            removed += 1
+            os.rmdir(path, dir_fd=dir_fd)
+        return opened(path, *given, dir_fd=dir_fd)
+
+    with Folder.at(tmp_path) as folder:
+        monkeypatch.setattr(os, "open", late)
+        with folder.enter("staging", create=True) as made:
+            assert removed == 3 and made.names() == []
+        with pytest.raises(FileNotFoundError):
+            folder.enter("other")
+
+
 def test_the_project_must_not_hold_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "project").mkdir()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "project/state"))
