@@ -31,6 +31,7 @@ from sandboxrun.lifecycle.git import Repository
 from sandboxrun.lifecycle.review import Target, load_services, targets
 from sandboxrun.plan.changes import Action, Plan, Reason
 from sandboxrun.plan.text import spec_shown
+from sandboxrun.profile.files import repositories
 from sandboxrun.profile.loader import Loaded
 from sandboxrun.profile.variables import Inputs
 from sandboxrun.spec.privilege import Way
@@ -140,15 +141,30 @@ def _otherwise(old: Parties, new: Profile | None) -> Iterator[PrivilegeChange]:
 def since(ref: str, named: Sequence[Path], found: Sequence[Target], inputs: Inputs | None = None) -> PrivilegeDiff:
     """What the profiles and Compose files `found` in the paths `named` allow that a revision's did not. What the named
     directories held then, and hold no more, allows nothing now. Raises GitError, ProfileError."""
-    place = (found[0].paths[0] if found else named[0]).resolve()
+    # of a directory the repository that it is in, not that of a submodule in which the first profile may lie
+    within = [path for path in named[:1] if path.is_dir() and any(repositories(path.resolve()))]
+    place = (within[0] if within else found[0].paths[0] if found else named[0]).resolve()
     repository = Repository(place if place.is_dir() else place.parent)
     commit = repository.commit(ref)
     with tempfile.TemporaryDirectory(prefix="sandboxrun-") as name:
         top = Path(os.path.realpath(name)) / repository.name
-        repository.export(commit, top)
-        pairs, compared_with = [], set[Path]()
+        unread = repository.export(commit, top)
+        pairs, compared_with, unknown = [], set[Path](), []
         for target in found:
             earlier = [top / _in(repository, path) for path in target.paths]
+            lost = [sub for sub in unread if any(path.is_relative_to(top / sub) for path in earlier)]
+            if lost:
+                names = tuple(_load(target, inputs or Inputs()).parties)
+                unknown += [
+                    PrivilegeChange(
+                        axis="files",
+                        way=Way.MAYBE,
+                        witness=f"was not compared: the submodule {sub} cannot be read: {unread[sub]}",
+                        sandboxes=names,
+                    )
+                    for sub in lost
+                ]
+                continue
             there = [path for path in earlier if path.is_file()]
             old = Target(kind=target.kind, paths=tuple(there)) if len(there) > 1 else _one(there)
             pairs.append(Pair(name=str(target.paths[0]), old=old, new=target))
@@ -159,7 +175,9 @@ def since(ref: str, named: Sequence[Path], found: Sequence[Target], inputs: Inpu
             gone = [target for target in before if compared_with.isdisjoint(target.paths)]
             pairs += [Pair(name=str(target.paths[0].relative_to(top)), old=target, new=None) for target in gone]
         with called({top: ref}):
-            return compared(pairs, inputs)
+            made = compared(pairs, inputs)
+        also = dict.fromkeys((*made.sandboxes, *(name for change in unknown for name in change.sandboxes)))
+        return PrivilegeDiff(changes=(*unknown, *made.changes), sandboxes=tuple(also))
 
 
 def _in(repository: Repository, path: Path) -> Path:

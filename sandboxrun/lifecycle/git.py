@@ -105,13 +105,18 @@ class Repository:
 
     def files(self, commit: str) -> Iterator[tuple[str, str]]:
         """The regular files of a commit as path and object. A tree that holds what no checkout would is refused."""
+        return self._entries(
+            commit, "100644 blob", "100755 blob"
+        )  # no links: what they lead to is not of this revision
+
+    def _entries(self, commit: str, *kinds: str) -> Iterator[tuple[str, str]]:
         listed = self._git("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit)
         for entry in filter(None, listed.split(b"\0")):
             meta, _, raw = entry.partition(b"\t")
-            mode, kind, object_id = meta.decode("ascii").split()
+            kind, _, object_id = meta.decode("ascii").rpartition(" ")
             path = raw.decode("utf-8", "surrogateescape")
-            if kind != "blob" or mode not in ("100644", "100755"):
-                continue  # links and submodules: what they lead to is not of this revision
+            if kind not in kinds:
+                continue
             steps = path.split("/")
             if any(step in ("", ".", "..") or step.lower() == ".git" or "\0" in step for step in steps):
                 raise GitError(f"the revision {commit[:12]} holds a path that no checkout would have")
@@ -153,10 +158,25 @@ class Repository:
             yield data[end + 1 : end + 1 + size]
             at = end + 1 + size + 1
 
-    def export(self, commit: str, into: Path) -> None:
+    def _submodule(self, path: str) -> Repository:
+        """The repository of a submodule that is checked out. Its objects are believed only below this repository's own
+        `.git`: a sandbox may write whatever else lies in the working tree."""
+        place = self.root / path
+        if os.path.realpath(place) != str(place) or not os.path.lexists(place / ".git"):
+            raise GitError("it is not checked out")
+        found = Repository(place)
+        common = self._git("rev-parse", "--path-format=absolute", "--git-common-dir")
+        own = found._git("rev-parse", "--path-format=absolute", "--git-common-dir")
+        above, inner = (os.path.realpath(os.fsdecode(told).rstrip("\n")) for told in (common, own))
+        if found.root != place or not inner.startswith(above + os.sep):
+            raise GitError(f"its objects are not in {above}")
+        return found
+
+    def export(self, commit: str, into: Path) -> dict[str, str]:
         """Write the files of a revision that profiles are made of into a directory: regular files, no links. They are
         those that are called so, and those that one of them names. It counts as a repository's root, as theirs does:
-        what is above a file is looked for up to there."""
+        what is above a file is looked for up to there. With those of submodules, as the revision has them; returns
+        which could not be read, by path, with the reason."""
         (into / ".git/objects").mkdir(parents=True, exist_ok=True)
         left, count = dict(self.files(commit)), 0
         named = Named()
@@ -171,6 +191,15 @@ class Repository:
                 if not path.endswith(".json") and len(content) <= LARGEST_FILE:
                     named.add(content.decode("utf-8", "replace"))
             wanted = [path for path in left if named.has(path.rpartition("/")[2])]
+        unread: dict[str, str] = {}
+        for path, pinned in self._entries(commit, "160000 commit"):
+            try:
+                inner = self._submodule(path).export(pinned, into / path)
+            except GitError as error:
+                unread[path] = f"{error.diagnostics[0].message} (commit {pinned[:12]})"
+            else:
+                unread |= {f"{path}/{below}": why for below, why in inner.items()}
+        return unread
 
 
 class Named:

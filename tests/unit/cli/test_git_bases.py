@@ -109,13 +109,71 @@ def test_a_base_in_every_kind_of_repository(
     assert say("audit", "--fail-on", "medium", "--trust-ref", "HEAD").code == 1
 
 
-def test_a_submodule_of_the_base_is_another_repository(
+def test_a_submodule_is_compared_with_its_commit_of_the_base(
     say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(submodule(tmp_path).parent)
-    said = say("audit", "--base", "HEAD", ".", "--fail-on", "never")
-    assert said.code == 0
-    assert "+ WIDENED  sandbox: agent is new  part/sandbox.yaml" in said.out  # its own history is not looked at
+    """From the repository's own directory, wherever the first profile lies; and in a submodule of a submodule."""
+    part = submodule(tmp_path)
+    inner = submodule(tmp_path / "more")
+    git(part, "checkout", "-q", "HEAD~1")
+    git(part, "submodule", "add", "-q", str(tmp_path / "more/inner"), "deeper")
+    git(part / "deeper", "checkout", "-q", "HEAD~1")
+    commit(part)
+    outer = part.parent
+    (outer / "sandbox.yaml").unlink()
+    (outer / "z").mkdir()
+    (outer / "z/sandbox.yaml").write_text(NARROW)
+    commit(outer)
+    monkeypatch.chdir(outer)
+    assert inner.is_dir() and say("audit", "--base", "HEAD", ".", "--fail-on-widening", "--fail-on", "never").code == 0
+    (part / "sandbox.yaml").write_text(WIDE)
+    (part / "deeper/sandbox.yaml").write_text(WIDE)
+    said = say("audit", "--base", "HEAD", ".", "--fail-on-widening", "--fail-on", "never")
+    assert said.code == 1
+    told = [line.partition("  ")[2].strip() for line in said.out.splitlines() if "WIDENED" in line]
+    words = "network: agent may now reach every public host, was nothing"
+    assert told == [f"{words}  part/deeper/sandbox.yaml:5:13", f"{words}  part/sandbox.yaml:5:13"]
+
+
+def no_checkout(part: Path) -> None:
+    """Its files are the outer repository's own now."""
+    (part / ".git").unlink()
+
+
+def objects_of_ones_own(part: Path) -> None:
+    """What a sandbox can do that writes to a working tree: point it to a repository with other objects of that name."""
+    git(part.parent, "clone", "-q", str(part), str(part.parent / ".venv"))  # no directory that is looked through
+    (part / ".git").write_text("gitdir: ../.venv/.git\n")
+
+
+def lost_objects(part: Path) -> None:
+    """A shallow one."""
+    git(part, "checkout", "-q", "--orphan", "other")
+    git(part, "commit", "-q", "-m", "x")
+    git(part, "branch", "-D", "main", "-q")
+    git(part, "remote", "remove", "origin")
+    git(part, "reflog", "expire", "--expire=now", "--all")
+    git(part, "gc", "-q", "--prune=now")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (no_checkout, "it is not checked out"),
+        (objects_of_ones_own, "its objects are not in"),
+        (lost_objects, "the repository cannot be read: "),
+    ],
+)
+def test_a_submodule_that_cannot_be_compared_is_named(
+    change: Callable[[Path], None], why: str, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = submodule(tmp_path)
+    change(part)
+    monkeypatch.chdir(part.parent)
+    said = say("audit", "--base", "HEAD", ".", "--fail-on-widening", "--fail-on", "never")
+    assert said.code == 1, said.err
+    assert f"? MAYBE    files: agent was not compared: the submodule part cannot be read: {why}" in said.out
+    assert "is new" not in said.out
 
 
 # -- what is not there
@@ -377,9 +435,7 @@ def test_replaced_objects_are_not_believed(say: Say, tmp_path: Path, monkeypatch
     assert say("audit", "--base", "HEAD~1", "--fail-on", "never").out.startswith(WIDENED)
 
 
-def test_links_and_submodules_of_a_revision_are_not_followed(
-    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_links_of_a_revision_are_not_followed(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = submodule(tmp_path).parent
     (here / "sandbox.yaml").unlink()
     (here / "sandbox.yaml").symlink_to(tmp_path / "inner/sandbox.yaml")
