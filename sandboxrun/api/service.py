@@ -415,7 +415,7 @@ class SandboxService(Closing):
         kept = [structs.replace(o, applied=None, deadline=None) for o in kept]
         snapshot = structs.replace(snapshot, sandboxes=tuple(kept), completed={}, leftovers=())
         plan = make_plan(declared.profile, snapshot, Options(targets=(sandbox.address,)))
-        plan = surveyed(plan, declared.profile, self.store)
+        plan = surveyed(plan, declared.profile, self.store, snapshot.offers)
         for step in plan.operations:
             if isinstance(step, _FOREIGN):
                 message = f"{step.address}: project {self.project} has another one of that name"

@@ -149,12 +149,13 @@ class EngineTerms(Data):
 class Machine(Data):
     """The engine's machine. `runtime` is the default one; `addresses` are its own that must not be reached, less those
     of networks that come and go; `pid` the engine's process where its processes can be seen from here: 0 where only
-    that one can't, None where none can."""
+    that one can't, None where none can; `rootless`: it has no rights there but a user's."""
 
     runtime: str
     cpus: int
     addresses: tuple[str, ...] = ()
     pid: int | None = None
+    rootless: bool = False
 
 
 class Accounts(Data):
@@ -374,6 +375,10 @@ class Backend(Protocol):
 
     def usage(self, id: str) -> Sample | None:
         """A sample of what it uses now; None where it does not run."""
+
+    @property
+    def counts_usage(self) -> bool:
+        """Whether `usage` is the container's own."""
 
     def read_tree(self, id: str, path: str) -> Any:
         """A file or directory of it as a tar, which is hostile."""

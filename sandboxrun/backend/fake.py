@@ -417,6 +417,10 @@ class Fake:
             box.wait(None)
         return True
 
+    @property
+    def counts_usage(self) -> bool:
+        return self.world.offers.usage
+
     def usage(self, id: str) -> Sample | None:
         box = self._box(id, f"asking for the usage of container {id[:12]}")
         return Sample(time=fake_process.text_of(time.time()), memory_bytes=1 << 20) if box.running else None

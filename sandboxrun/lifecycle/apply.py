@@ -306,7 +306,7 @@ def plan_changes(
     found = tuple(places.content_faults(profile, making, environment))
     if errors := [fault for fault in found if fault.severity == "error"]:
         raise PlanError(*sorted(errors, key=lambda fault: fault.order))
-    made = places.surveyed(made, profile, store)
+    made = places.surveyed(made, profile, store, snapshot.offers)
     warnings = (*unfetched(making, snapshot), *watched_timeouts(making, snapshot.offers))
     return structs.replace(made, warnings=(*made.warnings, *found, *warnings))
 
@@ -390,7 +390,7 @@ def apply(
         if expected is not None and expected.destroy:
             made = make_destroy_plan(profile, snapshot, expected.options.targets)
         else:
-            made = places.surveyed(make_plan(profile, snapshot, options), profile, store)
+            made = places.surveyed(make_plan(profile, snapshot, options), profile, store, snapshot.offers)
         if expected is not None and expected.digest != made.digest:
             from sandboxrun.lifecycle.saved import explain_stale
 

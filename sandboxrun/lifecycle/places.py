@@ -27,6 +27,7 @@ from sandboxrun.spec.names import CONFIGS, POLICY, SECRETS
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.records import FileRef
 from sandboxrun.spec.spec import SandboxSpec
+from sandboxrun.spec.state import Offers
 from sandboxrun.spec.types import freeze
 
 if TYPE_CHECKING:
@@ -185,9 +186,10 @@ _EVIDENCE_ELSEWHERE = "use access: copy, name a directory below it, or keep the 
 _STATE_ELSEWHERE = "use access: copy, name a directory below it, or set XDG_STATE_HOME to a directory elsewhere"
 
 
-def source_warnings(sandboxes: Iterable[DeclaredSandbox]) -> Iterator[Diagnostic]:
-    """A warning for each file and directory that a sandbox is given to write to, or to read, where its user can't."""
-    for sandbox in sandboxes:
+def source_warnings(sandboxes: Iterable[DeclaredSandbox], offers: Offers) -> Iterator[Diagnostic]:
+    """A warning for each file and directory that a sandbox is given to write to, or to read, where its user can't. None
+    where the engine maps users: which one its user is on the host is not known."""
+    for sandbox in sandboxes if not offers.maps_users else ():
         for key, item, path, writable in _given(sandbox):
             if _may(path, sandbox.spec, stat.S_IWOTH if writable else stat.S_IROTH):
                 continue
@@ -246,12 +248,12 @@ def sandboxes_made(made: Plan, profile: Profile) -> tuple[DeclaredSandbox, ...]:
     return tuple(s for s in profile.sandboxes if s.address in making)
 
 
-def surveyed(made: Plan, profile: Profile, store: Store) -> Plan:
+def surveyed(made: Plan, profile: Profile, store: Store, offers: Offers) -> Plan:
     """The plan with what is to be said of its networks, workspaces and binds. Raises PlanError for those of the latter
     that can't be used."""
     making = sandboxes_made(made, profile)
     check_sources(making)
-    faults, warnings = list[Diagnostic](), [*source_warnings(making), *open_networks(making, profile)]
+    faults, warnings = list[Diagnostic](), [*source_warnings(making, offers), *open_networks(making, profile)]
     root = os.path.realpath(profile.directory)
     outside = [s for s in making if not all(Path(os.path.realpath(p)).is_relative_to(root) for _, _, p, _ in _given(s))]
     if outside:  # the review is only imported where there is such a place

@@ -183,7 +183,8 @@ class Runner:
             with span("observe", project=profile.project):
                 snapshot = self._engine.observe_before_run(profile, shared=shared)
             targets = tuple(s.address for s in profile.sandboxes)
-            made = surveyed(make_plan(profile, snapshot, Options(targets=targets)), profile, self._store)
+            made = make_plan(profile, snapshot, Options(targets=targets))
+            made = surveyed(made, profile, self._store, snapshot.offers)
             options.warned(made)
             follow()
             outcome = carry_out(

@@ -356,6 +356,7 @@ class Verification:
             networks=freeze({key: profile.networks[key] for key in spec.networks if key in profile.networks}),
             host_namespaces=spaces,
             host_cpus=machine.cpus,
+            rootless=machine.rootless,
         )
 
     def _architecture(self, sandbox: DeclaredSandbox) -> str:

@@ -521,6 +521,9 @@ class Watch:
             self._used = sample
             self._idleness.used(sample)
 
+        if not self._engine.counts_usage:
+            self._missing.append(("usage", "the engine has no control groups, which count it"))
+            return
         try:
             if self._how.sample:
                 staging = self._cleanup.enter_context(self._store.staging(self.run, engine=self._engine.identity))

@@ -152,6 +152,7 @@ def _limits(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
         ("cpus", spec.cpus != 0, offers.cpu, "CPU limits"),
         ("cpuset", spec.cpuset is not None, offers.cpuset, "cpusets"),
         ("pids_limit", spec.pids_limit > 0, offers.pids, "process limits"),
+        ("lifetime", spec.lifetime.idle is not None, offers.usage, "idle: nothing tells what a sandbox uses"),
         ("storage_opt", "size" in spec.storage_opt, offers.quota, "storage quotas"),
         ("security_opt", spec.security_opt.get("seccomp") != "unconfined", offers.seccomp, "seccomp"),
     ]

@@ -63,6 +63,8 @@ def _verdict(one: Control, context: Context, answer: Comparison, strong: Seen, w
     if one.exempt:
         return Verdict.HOLDS, f"without a negative control: {one.exempt}"
     if not failed(one, context, strong, weak):
+        if weak and one.takes_root and context.rootless:
+            return Verdict.HOLDS, "without a negative control: a rootless engine has no such right to give away"
         other = one.look(weak, context)
         shown = other.seen if isinstance(other, Comparison) else ""
         said = one.undecided or f"the weak sandbox shows no difference: {shown or 'nothing was seen'}"

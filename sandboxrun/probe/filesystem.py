@@ -280,11 +280,15 @@ CONTROLS = (
         "kernel-settings",
         "The kernel's settings can't be written",
         lambda seen, context: _calls_refused(seen, "closed", "none can be written"),
+        takes_root=True,
     ),
     Control(
-        "mknod", "No device can be made", lambda seen, context: _calls_refused(seen, "mknod", "refused everywhere")
+        "mknod",
+        "No device can be made",
+        lambda seen, context: _calls_refused(seen, "mknod", "refused everywhere"),
+        takes_root=True,
     ),
-    Control("devices", "Only declared host devices", devices),
+    Control("devices", "Only declared host devices", devices, takes_root=True),
     Control("null-device", "/dev/null is the null device", null_device),
     Control("descriptors", "No directory is left open", descriptors),
     Control("engine-sockets", "No engine's socket can be reached", engine_sockets),

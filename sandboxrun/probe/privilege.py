@@ -217,7 +217,7 @@ CONTROLS = (
 class Theme(Data):
     """Attempts that belong together. `engine` are those that the engine's default filter, with no capability left,
     refuses too, in every version; `debug` says that the variant for debuggers lets them through; `native` that only
-    x86_64 has them."""
+    x86_64 has them; `takes_root` is the control's."""
 
     id: str
     title: str
@@ -226,6 +226,7 @@ class Theme(Data):
     engine: str = ""
     debug: bool = False
     native: bool = False
+    takes_root: bool = False
 
     def items(self, profile: str) -> tuple[str, ...]:
         """The attempts that a seccomp profile refuses."""
@@ -262,6 +263,7 @@ THEMES = (
         title="Odd kinds of memory are refused",
         ours="memfd_secret vmsplice get_mempolicy",
         engine="userfaultfd",
+        takes_root=True,
     ),
     Theme(id="kernel-programs", title="BPF and perf are refused", engine="bpf perf_event_open"),
     Theme(id="keys", title="The kernel's key rings are refused", engine="keyctl add_key request_key"),
@@ -270,6 +272,7 @@ THEMES = (
         title="The machine's own settings are refused",
         engine="init_module finit_module delete_module kexec_load reboot swapon acct syslog sethostname clock_settime "
         "quotactl fanotify_init",
+        takes_root=True,
     ),
     Theme(id="queues", title="Counted queues and semaphores are refused", ours="semget msgget mq_open"),
     Theme(id="x86", title="Relics of x86 are refused", ours="modify_ldt i386 x32", engine="iopl", native=True),
@@ -366,6 +369,7 @@ def _control(theme: Theme) -> Control:
         moot=lambda strong, weak, context: (
             "this kernel has none of them" if all(how in MISSING for how in tried(weak, context)) else None
         ),
+        takes_root=theme.takes_root,
     )
 
 

@@ -35,7 +35,7 @@ class Context(Data):
     gateway's address where it has one; `hosts` and `neighbours` addresses that must not be reached, beside those that
     the program finds itself; `networks` what the spec's networks are; `host_namespaces` the host's own namespaces as
     `/proc/self/ns` names them ("pid" to "pid:[4026531836]"), empty where nobody can tell; `host_cpus` how many CPUs
-    the engine has, 0 if unknown.
+    the engine has, 0 if unknown; `rootless`: the engine has no rights on its host but a user's.
     """
 
     spec: SandboxSpec
@@ -47,6 +47,7 @@ class Context(Data):
     networks: Mapping[str, NetworkSpec] = freeze({})
     host_namespaces: Mapping[str, str] = freeze({})
     host_cpus: int = 0
+    rootless: bool = False
 
     @property
     def gvisor(self) -> bool:
@@ -74,7 +75,8 @@ class Control(Data, kw_only=False):
     what the sandbox and the weak one showed: by default the weak one must not hold. `moot` gives the reason where it
     shows that there was nothing to look for after all (a kernel without that call). `exempt` is the reason why nothing
     can be weakened, `undecided` what is said where the negative control did not fail: by default, what the weak one
-    showed. What it means, how it is seen and what its negative control is, is documentation: scripts/controls.toml.
+    showed. `takes_root`: what it tries takes rights of the host's root. What it means, how it is seen and what its
+    negative control is, is documentation: scripts/controls.toml.
     """
 
     id: str
@@ -85,6 +87,7 @@ class Control(Data, kw_only=False):
     moot: Callable[[Seen, Seen, Context], str | None] = lambda strong, weak, context: None
     exempt: str = ""
     undecided: str = ""
+    takes_root: bool = False
 
 
 # -- What verifying found: one verdict a control, from inside or from outside. Pure data

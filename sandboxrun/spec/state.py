@@ -502,6 +502,8 @@ class Offers(Data):
     cpu: bool = True
     cpuset: bool = True
     pids: bool = True
+    usage: bool = True  # it tells what each container uses; without control groups it tells what the machine does
+    maps_users: bool = False  # user ids inside are others on the host
     seccomp: bool = True
     hands_names: bool = True  # to a sandbox on an internal network, the name server it was given
     low_ports_closed: str | None = None  # why gateways can't listen below 1024; None: they can, or nobody tried

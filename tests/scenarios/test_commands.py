@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sandboxrun import __version__
 from sandboxrun.backend.fake import Fake, World
@@ -67,6 +68,29 @@ def test_words_of_a_command_without_its_dashes(
 def test_an_artifact_that_is_not_there_is_missing(in_process: Callable[..., Ran], say: Say, here: Path) -> None:
     (here / "sandbox.yaml").write_text(PROFILE.replace("network_mode", "evidence: {artifacts: [/r]}, network_mode"))
     assert "artifact /r (it does not exist)" in in_process("run").err
+
+
+def test_what_an_engine_counts_of_the_whole_machine_is_no_sandboxs_usage(
+    in_process: Callable[..., Ran], world: World, here: Path
+) -> None:
+    """Rootless, under control groups of version 1, it has none."""
+    world.offers = structs.replace(world.offers, usage=False)
+    (here / "sandbox.yaml").write_text(PROFILE.replace("exit 3", "sleep 1; exit 3"))
+    said = in_process("run").err
+    assert "missing:  usage (the engine has no control groups, which count it)" in said and "memory" not in said
+
+
+def test_whom_a_user_inside_is_on_the_host_is_not_guessed(
+    in_process: Callable[..., Ran], world: World, here: Path
+) -> None:
+    (here / "ws").mkdir(mode=0o755)
+    (here / "sandbox.yaml").write_text(
+        PROFILE.replace("network_mode", "workspace: {source: ws, access: rw}, network_mode")
+    )
+    warned = "warning: agent: the sandbox's user 1000:1000 can't write to the workspace"
+    assert warned in in_process("plan").err
+    world.offers = structs.replace(world.offers, maps_users=True)
+    assert warned not in in_process("plan").err
 
 
 @pytest.mark.parametrize("command", [("plan",), ("run",), ("apply", "-y"), ("apply", "-y", "--wait")])

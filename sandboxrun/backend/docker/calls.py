@@ -400,6 +400,11 @@ class Client(Closing):
         return self._info[1]
 
     @property
+    def counts_usage(self) -> bool:
+        """Rootless under control groups of version 1, an engine has none, and its figures are the machine's."""
+        return self.info().get("CgroupDriver") != "none"
+
+    @property
     def identity(self) -> str:
         """What tells this engine from others (`engine_id_of`), or its address where it tells nothing. Never raises."""
         if not self._id:

@@ -129,6 +129,7 @@ def machine(engine: Engine) -> Machine:
         cpus=int(info.get("NCPU") or 0),
         addresses=tuple(own),
         pid=(engine.transport.peer_pid() or 0) if engine.shares_filesystem() else None,
+        rootless="name=rootless" in (info.get("SecurityOptions") or ()),
     )
 
 

@@ -404,6 +404,8 @@ def offers_of(engine: Engine, info: Mapping[str, Any] | None, sandboxes: Collect
         cpu=facts.limits.cpus,
         cpuset=facts.limits.cpuset,
         pids=facts.limits.pids,
+        usage=engine.counts_usage,
+        maps_users=facts.userns or facts.rootless,
         seccomp=facts.seccomp is not None,
         hands_names=hands_names(str(version.get("Version", ""))),
         podman=facts.is_podman,

@@ -655,6 +655,11 @@ LISTED = Egress(allow=("a.example.com:443", "a.example.com:22"))
         ({}, {"memory": False}, "the engine can't enforce memory limits"),
         ({"mem_limit": 0, "memswap_limit": None}, {"pids": False}, "the engine can't enforce process limits"),
         ({"cpus": 1.0}, {"cpu": False}, "the engine can't enforce CPU limits"),
+        (
+            {"lifetime": Lifetime(idle=10**9)},
+            {"usage": False},
+            "the engine can't enforce idle: nothing tells what a sandbox uses",
+        ),
         ({"cpuset": "0"}, {"cpuset": False}, "the engine can't enforce cpusets"),
         ({}, {"swap": False}, "the engine can't enforce swap limits"),
         ({}, {"seccomp": False}, "the engine can't enforce seccomp"),

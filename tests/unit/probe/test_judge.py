@@ -55,6 +55,26 @@ def test_the_table(
     assert (finding.expected, finding.seen) == ("yes", strong or "nothing")
 
 
+@pytest.mark.parametrize(
+    ("strong", "weak", "verdict"),
+    [
+        ("yes", "yes", Verdict.HOLDS),
+        ("yes", None, Verdict.INCONCLUSIVE),
+        ("no", "yes", Verdict.FAILS),
+        ("", "yes", Verdict.INCONCLUSIVE),
+    ],
+)
+def test_a_rootless_engine_cannot_give_a_weak_sandbox_what_it_has_not(
+    monkeypatch: pytest.MonkeyPatch, strong: str, weak: str | None, verdict: Verdict
+) -> None:
+    rootless = structs.replace(context(), rootless=True)
+    monkeypatch.setattr("tests.unit.probe.test_judge.context", lambda: rootless)
+    finding = found(monkeypatch, strong, weak, takes_root=True)
+    assert finding.verdict is verdict
+    assert finding.note.startswith("without a negative control: a rootless") is (verdict is Verdict.HOLDS)
+    assert found(monkeypatch, "yes", "yes").verdict is Verdict.INCONCLUSIVE  # what a user may give away
+
+
 def test_what_does_not_apply_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = found(monkeypatch, "no", "no", look=lambda seen, context: "there is none")
     assert (finding.verdict, finding.note, finding.seen) == (Verdict.NOT_APPLICABLE, "there is none", "")
