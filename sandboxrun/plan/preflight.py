@@ -147,18 +147,21 @@ def _limits(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     spec = sandbox.spec
     swap_limited = spec.memswap_limit not in (None, 0, -1)
     wanted = [
-        ("mem_limit", spec.mem_limit != 0, offers.memory, "memory limits"),
-        ("memswap_limit", swap_limited, offers.memory and offers.swap, "swap limits"),
-        ("cpus", spec.cpus != 0, offers.cpu, "CPU limits"),
-        ("cpuset", spec.cpuset is not None, offers.cpuset, "cpusets"),
-        ("pids_limit", spec.pids_limit > 0, offers.pids, "process limits"),
-        ("lifetime", spec.lifetime.idle is not None, offers.usage, "idle: nothing tells what a sandbox uses"),
-        ("storage_opt", "size" in spec.storage_opt, offers.quota, "storage quotas"),
-        ("security_opt", spec.security_opt.get("seccomp") != "unconfined", offers.seccomp, "seccomp"),
+        ("mem_limit", spec.mem_limit != 0, offers.memory, "memory limits", "mem_limit: 0"),
+        ("memswap_limit", swap_limited, offers.memory and offers.swap, "swap limits", "memswap_limit: -1"),
+        ("cpus", spec.cpus != 0, offers.cpu, "CPU limits", "cpus: 0"),
+        ("cpuset", spec.cpuset is not None, offers.cpuset, "cpusets", ""),
+        ("pids_limit", spec.pids_limit > 0, offers.pids, "process limits", "pids_limit: -1"),
+        ("lifetime", spec.lifetime.idle is not None, offers.usage, "idle: nothing tells what a sandbox uses", ""),
+        ("storage_opt", "size" in spec.storage_opt, offers.quota, "storage quotas", ""),
+        ("security_opt", spec.security_opt.get("seccomp") != "unconfined", offers.seccomp, "seccomp", ""),
     ]
-    for key, asked, offered, what in wanted:
-        if asked and not offered:
-            yield _fault(sandbox, key, f"the engine can't enforce {what}", "see `sandboxrun doctor`")
+    for key, asked, offered, what, without in wanted:
+        if asked and not offered:  # most of them are defaults, which nobody has written
+            help = f"to go without one write {without}; `sandboxrun doctor` says what the engine has"
+            yield _fault(
+                sandbox, key, f"the engine can't enforce {what}", help if without else "see `sandboxrun doctor`"
+            )
     if offers.cpus is not None and spec.cpus > offers.cpus:
         yield _fault(sandbox, "cpus", f"cpus is {spec.cpus:g}, and the engine has {offers.cpus}", "take fewer")
     highest = max(map(int, re.findall("[0-9]+", spec.cpuset or "")), default=-1)
