@@ -158,10 +158,8 @@ def _limits(sandbox: DeclaredSandbox, offers: Offers) -> Iterator[Diagnostic]:
     ]
     for key, asked, offered, what, without in wanted:
         if asked and not offered:  # most of them are defaults, which nobody has written
-            help = f"to go without one write {without}; `sandboxrun doctor` says what the engine has"
-            yield _fault(
-                sandbox, key, f"the engine can't enforce {what}", help if without else "see `sandboxrun doctor`"
-            )
+            help = f"to go without, write {without}; see `sandboxrun doctor`" if without else "see `sandboxrun doctor`"
+            yield _fault(sandbox, key, f"the engine can't enforce {what}", help)
     if offers.cpus is not None and spec.cpus > offers.cpus:
         yield _fault(sandbox, "cpus", f"cpus is {spec.cpus:g}, and the engine has {offers.cpus}", "take fewer")
     highest = max(map(int, re.findall("[0-9]+", spec.cpuset or "")), default=-1)
