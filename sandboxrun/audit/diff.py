@@ -21,7 +21,7 @@ from sandboxrun.spec import seccomp
 from sandboxrun.spec.forms import below
 from sandboxrun.spec.option_types import CLOSED
 from sandboxrun.spec.privilege import AXES, Side, Step, Way, level, places
-from sandboxrun.spec.project import DeclaredSandbox, FileSpec, NetworkSpec, Profile
+from sandboxrun.spec.project import DeclaredSandbox, FileSpec, NetworkSpec, Profile, VolumeSpec
 from sandboxrun.spec.records import Attachment, FileRef, Logging, Mount, Ulimit
 from sandboxrun.spec.spec import SandboxSpec, settle
 from sandboxrun.spec.types import format_size, freeze, parse_size
@@ -203,7 +203,14 @@ def side_of_service(s: Subject) -> Side:
         oom_score_adj=s.oom_score_adj,
     )
     secrets, configs = ({one.name: _file(one) for one in files} for files in (s.secrets, s.configs))
-    return Side(spec=spec, networks=freeze(networks), secrets=freeze(secrets), configs=freeze(configs))
+    volumes = {mount.source: _volume(mount.declared) for mount in s.mounts if mount.kind == "volume"}
+    return Side(
+        spec=spec,
+        networks=freeze(networks),
+        volumes=freeze(volumes),
+        secrets=freeze(secrets),
+        configs=freeze(configs),
+    )
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -232,6 +239,15 @@ def _mount(mount: Mounted) -> Mount:
     return Mount(type=kind, source=source, target=mount.target, read_only=mount.read_only)
 
 
+def _volume(declared: Mapping[str, str]) -> VolumeSpec:
+    """A plug-in's options mean what it makes of them, and no path of the host."""
+    options = {key: text for key, text in declared.items() if key not in ("name", "external")}
+    if "driver" not in declared:
+        options = {key.removeprefix("driver_opts."): text for key, text in options.items()}
+    name, external = declared.get("name"), "external" in declared
+    return VolumeSpec(name=name, external=external, driver_opts=freeze(options))
+
+
 def _tmpfs(scratch: Scratch) -> str:
     flags = [name if getattr(scratch, name) else f"no{name}" for name in ("exec", "suid", "dev")]
     return ",".join(["rw", *flags, *([f"size={format_size(scratch.size)}"] if scratch.size else [])])
@@ -244,7 +260,7 @@ def _networks(s: Subject) -> Iterator[tuple[str, NetworkSpec]]:
     for network in s.networks:
         options = {"isolated": str(network.isolated), "host": str(network.host_reach), "driver": network.driver}
         own = NetworkSpec(internal=network.internal, enable_ipv6=network.ipv6, driver_opts=freeze(options))
-        yield network.name, msgspec.structs.replace(own, external=network.external)
+        yield network.name, msgspec.structs.replace(own, external=network.external, name=network.called or None)
 
 
 def _file(secret: GivenFile) -> FileSpec:

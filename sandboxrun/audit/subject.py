@@ -31,6 +31,7 @@ class Mounted(Data):
     """A mount. `source` is a host path (bind), a volume's name, or "" (anonymous); `written` what the file says.
 
     `inside`: the host path lies in the project; `holds` are names in it that the host runs or git keeps, where known.
+    `declared` is what a Compose file says of a volume: name, external, driver, and `driver_opts.` with each option.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Mounted(Data):
     inside: bool = True
     holds: tuple[str, ...] = ()
     key: str = "volumes"
+    declared: Mapping[str, str] = NONE
 
 
 class Scratch(Data):
@@ -57,9 +59,10 @@ class Scratch(Data):
 
 class JoinedNetwork(Data):
     """A network that the sandbox joins. `isolated`: members can't reach each other; `host_reach`: nor does it keep the
-    host's own addresses away; `gateway`: the only way out is a gateway of sandboxrun's."""
+    host's own addresses away; `called`: its name on the engine, where the file says it."""
 
     name: str
+    called: str = ""
     internal: bool = False
     external: bool = False
     driver: str = "bridge"
@@ -267,10 +270,12 @@ def network_of(
     external: bool = False,
     ipv6: bool = False,
     driver: str = "",
+    called: str = "",
 ) -> JoinedNetwork:
     """A network by the options of its driver."""
     return JoinedNetwork(
         name=name,
+        called=called,
         internal=internal,
         external=external,
         ipv6=ipv6,

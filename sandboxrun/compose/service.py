@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from sandboxrun.audit.subject import (
     COMPOSE,
     DEPLOYED,
+    NONE,
     Building,
     GivenFile,
     Hook,
@@ -125,6 +126,17 @@ def _text(node: Node | None) -> str:
 
 def _flag(node: Node | None) -> bool:
     return _text(node).lower() in ("true", "yes", "y", "on", "1")
+
+
+def _called(declared: MapNode) -> dict[str, str]:
+    """Which volume or network of the engine's one of the top level is, as far as the file says it."""
+    external = declared.get("external")
+    said = {
+        "name": _text(as_map(external).get("name")) or _text(declared.get("name")),
+        "external": "true" if _flag(external) or isinstance(external, MapNode) else "",
+        "driver": "" if (driver := _text(declared.get("driver"))) in ("local", "default") else driver,
+    }
+    return {key: text for key, text in said.items() if text}
 
 
 def _items(node: Node | None) -> tuple[Node, ...]:
@@ -376,7 +388,7 @@ class _Service:
 
     def mounted(self, source: str, target: str, written: str, read_only: bool, propagation: str) -> Mounted:
         """A bind where the source is a path, else a volume, which may be a bind by its driver's options."""
-        kind, inside = "volume", True
+        kind, inside, said = "volume", True, NONE
         if source.startswith((".", "/", "~", "$", "\\")) or re.match(r"[A-Za-z]:[\\/]", source):
             source = self.led(source)
             kind, inside = "npipe" if source.startswith("\\\\") else "bind", self.is_inside(source)
@@ -389,6 +401,7 @@ class _Service:
             options = as_map(declared.get("driver_opts"))
             written_out = {str(key.value): _text(value) for key, value in options.entries}
             device = volume_shows(written_out, _text(declared.get("driver")))
+            said = freeze(_called(declared) | {f"driver_opts.{key}": value for key, value in written_out.items()})
             if is_of_the_host(device):
                 self.at("volumes", target, options.get("device") or declared.get("driver"))
                 kind, source, written = "bind", self.led(device), device
@@ -401,6 +414,7 @@ class _Service:
             read_only=read_only,
             propagation=propagation,
             inside=inside,
+            declared=said,
         )
 
     def is_inside(self, source: str) -> bool:
@@ -467,6 +481,7 @@ class _Service:
                 external=_flag(external) or isinstance(external, MapNode),
                 ipv6=_flag(declared.get("enable_ipv6")),
                 driver=_text(declared.get("driver")),
+                called=_called(declared).get("name", ""),
             )
 
     def ports(self) -> Iterator[Port]:

@@ -366,8 +366,18 @@ def _mounts(old: Side, new: Side) -> Iterator[Step]:
     shared = ({mount.source or "" for mount in spec.volumes if mount.type == "volume"} for spec in (old.spec, new.spec))
     for name in sorted(set.intersection(*shared)):
         declared = [side.volumes.get(name) or VolumeSpec() for side in (old, new)]
-        if any(getattr(declared[0], key) != getattr(declared[1], key) for key in ("driver_opts", "external", "name")):
-            yield maybe("volumes", f"the volume {name} is another one, or has other options")
+        yield from (maybe("volumes", words) for words in _another(f"the volume {name}", name, *declared))
+
+
+def _another(what: str, key: str, old: VolumeSpec | NetworkSpec, new: VolumeSpec | NetworkSpec) -> Iterator[str]:
+    """What makes a volume or network another one. Of options the names only: a value may hold a password."""
+    before, after = (
+        f"the existing {one.name or key}" if one.external else one.name or "the project's own" for one in (old, new)
+    )
+    if before != after:
+        yield f"{what} is now {after}, was {before}"
+    if options := list(_changed(old.driver_opts, new.driver_opts)):
+        yield f"{what} has other options: {', '.join(options)}"
 
 
 def _tmpfs(old: Side, new: Side) -> Iterator[Step]:
@@ -482,8 +492,10 @@ def _joined(old: Side, new: Side) -> Iterator[Step]:
         if one.internal == other.internal:
             more, less = f"the network {name} now has IPv6", f"the network {name} has no IPv6"
             yield from _ordered("networks", (one.enable_ipv6, other.enable_ipv6), more, less, name)
-        if any(getattr(one, key) != getattr(other, key) for key in ("driver_opts", "subnet", "external", "name")):
-            yield maybe("networks", f"the network {name} is another one, or has other options", name)
+        yield from (maybe("networks", words, name) for words in _another(f"the network {name}", name, one, other))
+        if one.subnet != other.subnet:
+            was, now = (net.subnet or "of the engine's choice" for net in (one, other))
+            yield maybe("networks", f"the subnet of the network {name} is now {now}, was {was}", name)
 
 
 def _names(old: Side, new: Side) -> Iterator[Step]:

@@ -305,14 +305,14 @@ FIELDS: dict[tuple[type, str], tuple[dict[str, Any], dict[str, Any], dict[str, A
         {"volumes": ["v:/v"]},
         {"volumes": {"v": {}}},
         {"volumes": {"v": {"external": True}}},
-        "MAYBE a the volume v is another one, or has other options",
+        "MAYBE a the volume v is now the existing v, was the project's own",
     ),
     (VolumeSpec, "name"): (
         {"volumes": ["v:/v"]},
         {"volumes": ["v:/v"]},
         {"volumes": {"v": {}}},
         {"volumes": {"v": {"name": "other_data"}}},
-        "MAYBE a the volume v is another one, or has other options",
+        "MAYBE a the volume v is now other_data, was the project's own",
     ),
     **{
         (NetworkSpec, key): (
@@ -324,14 +324,18 @@ FIELDS: dict[tuple[type, str], tuple[dict[str, Any], dict[str, Any], dict[str, A
         )
         for key, changed, told in (
             ("internal", {"internal": False}, "WIDENED a may now reach anything, unfiltered, was internal networks"),
-            ("external", {"external": True}, "MAYBE a the network n is another one, or has other options"),
-            ("name", {"name": "other"}, "MAYBE a the network n is another one, or has other options"),
-            ("subnet", {"subnet": "10.77.0.0/29"}, "MAYBE a the network n is another one, or has other options"),
+            ("external", {"external": True}, "MAYBE a the network n is now the existing n, was the project's own"),
+            ("name", {"name": "other"}, "MAYBE a the network n is now other, was the project's own"),
+            (
+                "subnet",
+                {"subnet": "10.77.0.0/29"},
+                "MAYBE a the subnet of the network n is now 10.77.0.0/29, was of the engine's choice",
+            ),
             ("enable_ipv6", {"enable_ipv6": True}, "WIDENED a the network n now has IPv6"),
             (
                 "driver_opts",
                 {"driver_opts": {"com.docker.network.bridge.enable_icc": "true"}},
-                "MAYBE a the network n is another one, or has other options",
+                "MAYBE a the network n has other options: com.docker.network.bridge.enable_icc",
             ),
         )
     },

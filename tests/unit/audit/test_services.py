@@ -145,3 +145,44 @@ def test_a_service_beside_a_profile(tmp_path: Path) -> None:
     found = between((None, tmp_path / "compose.yaml"), (None, tmp_path / "sandbox.yaml"))
     assert "NARROWED is no longer privileged: it controls the host" in lines(found)
     assert not any(change.way is Way.WIDENED and change.axis == "network" for change in found.changes)
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        ({"external": True}, ["the volume data is now the existing data, was the project's own"]),
+        ({"external": {"name": "prod"}}, ["the volume data is now the existing prod, was the project's own"]),
+        ({"name": "prod"}, ["the volume data is now prod, was the project's own"]),
+        ({"driver": "local"}, []),
+    ],
+)
+def test_another_volume_of_the_same_key(declared: dict[str, Any], told: list[str], tmp_path: Path) -> None:
+    found = two_tops(tmp_path, {"volumes": {"data": {}}}, {"volumes": {"data": declared}})
+    assert found == [f"MAYBE {words}" for words in told]
+
+
+def two_tops(directory: Path, *tops: dict[str, Any]) -> list[str]:
+    """The diff of two files that differ in their top level alone."""
+    service = {**BASE, "volumes": ["data:/data"], "networks": ["n"]}
+    for name, top in zip(("old", "new"), tops, strict=True):
+        data = {"services": {"a": service}, "networks": {"n": {"internal": True}}, "volumes": {"data": {}}, **top}
+        (directory / f"{name}.yaml").write_text(json.dumps(data))
+    found = between((None, directory / "old.yaml"), (None, directory / "new.yaml"))
+    return [f"{change.way.value.upper()} {change.witness}" for change in found.changes]
+
+
+def test_another_server_of_a_share_and_another_network(tmp_path: Path) -> None:
+    old, new = (
+        {
+            "volumes": {"data": {"driver_opts": {"type": "nfs", "o": f"addr={name}.example.com", "device": ":/x"}}},
+            "networks": {"n": {"name": name, "external": True}},
+        }
+        for name in ("one", "two")
+    )
+    assert sorted(two_tops(tmp_path, old, new)) == [
+        "MAYBE the network n is now the existing two, was the existing one",
+        "MAYBE the volume data has other options: o",
+    ]
+    plugin = {**old, "volumes": {"data": {"driver": "plugin", "driver_opts": {"device": "/etc"}}}}
+    words = "MAYBE the volume data has other options: driver, driver_opts.device"
+    assert words in two_tops(tmp_path, {"networks": old["networks"]}, plugin)
