@@ -211,6 +211,7 @@ class _Reading:
                 path for path in (*outside.MASKED, *outside.MASKED_SYS, *outside.READ_ONLY) if os.path.exists(path)
             ),
         )
+        made = structs.replace(made, kept=frozenset(m.target for m in made.mounts if self._keeps(m, made)))
         try:
             if not _is_in(self._container, outside.read_cgroups(self._file("cgroup"))):
                 raise ProcessLookupError(self._pid)
@@ -285,6 +286,24 @@ class _Reading:
                 return [folder for folder in folders if folder.is_dir()]
         return []
 
+    def _keeps(self, mount: outside.MountLine, made: outside.Outside) -> bool:
+        """Whether a hierarchy of version 1 that it has mounted keeps it out, whatever the mount's options: where the
+        engine maps users, the runtime leaves its cgroup to the host's root, and the mount writable."""
+        if mount.type != "cgroup":
+            return False
+        folders = next(filter(None, map(self._folders, mount.system & self._cgroups.keys())), [])
+        try:
+            files = [path for folder in folders for path in (folder, *folder.iterdir()) if path.name != _FOR_ALL]
+            found = [path.lstat() for path in files]
+        except OSError:
+            return False
+        return bool(found) and not any(
+            of.st_mode & 0o002
+            or outside.inside(of.st_uid, made.uid_map) is not None
+            or outside.inside(of.st_gid, made.gid_map) is not None
+            for of in found
+        )
+
     def _limit(self, controller: str, files: Iterable[str]) -> str:
         """The text of what limits it, in version 2's form where the versions differ."""
         folders = self._folders(controller)
@@ -293,6 +312,8 @@ class _Reading:
         texts = [" ".join(_read(folder / file).strip() for file in files) for folder in folders]
         return next((text for text in texts if first_number(text) != -1), texts[0])
 
+
+_FOR_ALL = "cgroup.event_control"  # anybody may write to it, to be told of what happens; it sets nothing
 
 # What limits it: controller, then the files whose texts are joined.
 _V1 = {

@@ -80,8 +80,8 @@ class Outside(Data):
     """A container as the host sees it. The first process is the engine's own (`State.Pid`).
 
     `host` are the namespaces that are not the sandbox's to have, by whom they belong to; `cgroup` the texts of its
-    cgroup's files by name; `present` those of the paths to be masked that this host has; `unread` what could not be
-    read, with the reason.
+    cgroup's files by name; `present` those of the paths to be masked that this host has; `kept` its mounts, writable as
+    they are, whose files are of users that it is none of; `unread` what could not be read, with the reason.
     """
 
     processes: tuple[Process, ...] = ()
@@ -95,6 +95,7 @@ class Outside(Data):
     uid_map: str = ""
     gid_map: str = ""
     present: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
     unread: Mapping[str, str] = freeze({})
 
 
@@ -510,7 +511,7 @@ def mounts(looked: Looked) -> Answer:
             wrong.append(_said(mount))
     # The engine's own program, the kernel's settings, and the limits themselves are never writable.
     own = [m for m in looked.outside.mounts if m.target in _READ_ONLY_OWN or m.type in ("cgroup", "cgroup2")]
-    wrong += [_said(mount) for mount in own if mount.writable]
+    wrong += [_said(mount) for mount in own if mount.writable and mount.target not in looked.outside.kept]
     absent = [target for target in declared if target not in found and target not in links.values()]
     wrong += [f"{target} (not there)" for target in absent if target not in looked.volumes]
     return Comparison(

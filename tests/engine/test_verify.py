@@ -211,6 +211,13 @@ def test_an_engine_with_user_namespaces_holds(folder: Path, project: str, busybo
         ran = cli("verify", "--json", "--host", engine.host)
         found = document(ran)
         assert faults(found) == {} and ran.code == 0
+
+        live = f"  agent: {{image: {busybox}, network_mode: none, command: [sleep, '600']}}\n"
+        write(folder, project, live)
+        assert cli("apply", "-y", "--host", engine.host).code == 0
+        ran = cli("verify", "--running", "--json", "--host", engine.host)
+        assert faults(document(ran)) == {} and ran.code == 0
+        assert cli("destroy", "-y", "--host", engine.host).code == 0
     finally:
         engine.close()
 

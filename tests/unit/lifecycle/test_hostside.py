@@ -98,6 +98,21 @@ def test_a_process_below_the_container_s_group_has_its_limits(host: Host) -> Non
     assert [process.pid for process in found.processes] == [PID]
 
 
+@pytest.mark.parametrize("file", ["memory.limit_in_bytes", "cgroup.event_control"])
+def test_a_group_whose_files_are_of_users_it_is_none_of_is_kept_from_it(host: Host, file: str) -> None:
+    host.mounted(f"30 1 0:2 / {host.cgroup} rw - cgroup cgroup rw,memory")
+    host.process(PID, f"1:memory:/{ID}\n")
+    host.group(f"/{ID}", {file: "1\n"}, PID)
+    at = "/sys/fs/cgroup/memory"
+    (host.proc / str(PID) / "mountinfo").write_text(f"1 2 0:2 /{ID} {at} rw - cgroup cgroup rw,memory\n")
+    assert host.read().kept == frozenset()
+    for name in ("uid_map", "gid_map"):
+        (host.proc / str(PID) / name).write_text("0 3000000000 65536\n")
+    assert host.read().kept == {at}
+    (host.cgroup / ID / file).chmod(0o666)
+    assert host.read().kept == (set() if file.startswith("memory") else {at})
+
+
 def test_version_1_and_a_part_of_the_hierarchy(host: Host) -> None:
     lines = [
         f"{n} 1 0:{n} /outer {host.cgroup}/{name} rw - cgroup cgroup rw,{name}"

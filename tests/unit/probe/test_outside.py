@@ -271,6 +271,13 @@ def test_declared_mounts_and_only_they() -> None:
     assert seen(looked(changed(mounts=MOUNTS + "\n".join(moved)), **given), "mounts")[0] == "holds"
 
 
+def test_a_control_group_mounted_writable_that_its_users_can_t_write_to() -> None:
+    at = "/sys/fs/cgroup/memory"
+    given = changed(mounts=f"{MOUNTS}9 74 0:9 / {at} rw - cgroup cgroup rw,memory\n")
+    assert seen(looked(given), "mounts") == ("does not hold", f"{at} (writable, cgroup)")
+    assert seen(looked(structs.replace(given, kept=frozenset({at}))), "mounts")[0] == "holds"
+
+
 @pytest.mark.parametrize("path", ["/usr/sbin/docker-init", "/usr/bin/docker-init", "/.sandboxrun"])
 def test_the_engines_init_where_the_image_has_a_link_and_our_own(path: str) -> None:
     elsewhere = MOUNTS.replace(" /sbin/docker-init ", f" {path} ")
