@@ -22,6 +22,7 @@ from sandboxrun.evidence.export import Exported, ExportLimits, Kind, TarError, T
 from sandboxrun.evidence.folder import Folder, RunFolder
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import ObservedSandbox, state_word
+from sandboxrun.spec.types import size_told
 
 if TYPE_CHECKING:
     import tarfile
@@ -135,7 +136,7 @@ def read_file(engine: Engine, container: str, path: str, limit: int) -> bytes:
                 what = member.kind.value if member is not None else "nothing"
                 raise EvidenceError(f"{shown} is a {what}", help="name a regular file, or give into= for a directory")
             if member.size > limit:
-                raise EvidenceError(f"{shown} is larger than {limit} bytes", help="give into= or a larger limit=")
+                raise EvidenceError(f"{shown} is larger than {size_told(limit)}", help="give into= or a larger limit=")
             return b"".join(reader.content())
         except TarError as error:
             raise EvidenceError(f"{shown} could not be read: {error}") from error

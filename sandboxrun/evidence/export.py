@@ -18,6 +18,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.folder import RunFolder
 from sandboxrun.evidence.index import Kept, MissingPart, RefusedName
 from sandboxrun.evidence.masking import Masker
+from sandboxrun.spec.types import size_told
 
 # -- Reads a tar stream that an agent may have shaped: headers and content, in order, under limits
 
@@ -320,9 +321,9 @@ class _Export:
         if not self._into.has_room(path):
             raise TarError("the names of all files are more than the index has room for")
         if member.size > self._limits.file_bytes:
-            return self._refuse(member, f"larger than {self._limits.file_bytes} bytes")
+            return self._refuse(member, f"larger than {size_told(self._limits.file_bytes)}")
         if self._bytes + member.size > self._limits.bytes:
-            return self._refuse(member, f"all files together are larger than {self._limits.bytes} bytes")
+            return self._refuse(member, f"all files together are larger than {size_told(self._limits.bytes)}")
         return self._write(member, path, reader)
 
     def _write(self, member: Member, path: str, reader: TarReader) -> None:

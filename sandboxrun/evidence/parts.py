@@ -28,6 +28,7 @@ from sandboxrun.evidence.workspace import baseline_of
 from sandboxrun.spec.guard import host_runs
 from sandboxrun.spec.options import INIT_AT
 from sandboxrun.spec.state import Document, Ended, Running, State
+from sandboxrun.spec.types import size_told
 from sandboxrun.threads import Aside
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _written(
     if expired:
         reason = "ran out of time; the logs are cut"
     elif reason is None and any(log.full or log.cut for log in logs.values()):
-        reason = f"longer than {source.limits.log_bytes} bytes; what came after is not kept"
+        reason = f"longer than {size_told(source.limits.log_bytes)}; what came after is not kept"
     elif reason is None and added:
         reason = f"{_UNLOGGED}: the copy made while it ran had {amount(added, 'byte')} more, and may lack the end"
     elif reason is None and (filled := sum(log.filled for log in logs.values())):
@@ -284,7 +285,7 @@ def usage(source: CaptureSource, *, ran: bool) -> Part:
         return _lost("usage", "it ended before the first sample")
     source.folder.write(USAGE, data, truncated=cut)
     found = Part(usage=summary_of(filter(None, map(record_of, data.splitlines()))))
-    return found.joined(_lost("usage", f"longer than {_USAGE_BYTES} bytes")) if cut else found
+    return found.joined(_lost("usage", f"longer than {size_told(_USAGE_BYTES)}")) if cut else found
 
 
 def summary_of(samples: Iterable[Mapping[str, Any]]) -> Usage | None:

@@ -22,6 +22,7 @@ from sandboxrun.evidence.folder import chunks_of
 from sandboxrun.evidence.ignoring import Apart, Ignoring, tracked_in
 from sandboxrun.evidence.index import RefusedName
 from sandboxrun.evidence.workspace import LEADING, LeftOut, excluder, is_within, parents
+from sandboxrun.spec.types import size_told
 
 # -- The hunks of a unified diff, with a bound on the work whatever the two texts are
 
@@ -292,7 +293,7 @@ def read_workspace(
     end: a tree of a part of it would show everything else as deleted.
     """
     tree = Tree(spool)
-    most, larger = limits.bytes + limits.files * 2048, f"the workspace is larger than {limits.bytes} bytes"
+    most, larger = limits.bytes + limits.files * 2048, f"the workspace is larger than {size_told(limits.bytes)}"
     reader = TarReader(bounded(stream, most, deadline, larger))
     count = 0
     for member in reader:
@@ -519,7 +520,7 @@ def _patch(
             after.leave_out(path, fault)
             continue
         if new is not None and not new.known and not (old and old.oid == new.oid):
-            after.leave_out(path, f"larger than {limits.tree.file_bytes} bytes, or all changes together too large")
+            after.leave_out(path, f"larger than {size_told(limits.tree.file_bytes)}, or all changes together too large")
             continue
         if deadline is not None and time.monotonic() > deadline:
             raise TarError("ran out of time")
@@ -532,7 +533,7 @@ def _patch(
         except _TooLargeError:
             piece = b""
         if not piece or size + len(piece) > limits.patch_bytes:
-            after.leave_out(path, f"the patch would be larger than {limits.patch_bytes} bytes")
+            after.leave_out(path, f"the patch would be larger than {size_told(limits.patch_bytes)}")
             continue
         pieces[path] = piece
         size += len(piece)

@@ -29,6 +29,7 @@ from sandboxrun.evidence.store import (
     opened_chain,
     seal_of,
 )
+from sandboxrun.spec.types import size_told
 
 LONGEST_REASON = 500  # characters
 _AT_ONCE = 500  # removals recorded under one lock, which captures wait for
@@ -207,7 +208,7 @@ def _reason(entry: ChainEntry, left: int, kept: Retention, now: datetime.datetim
     if kept.older_than is None and kept.max_bytes is None:
         return f"project {entry.project} has {kept.keep} newer {'run' if kept.keep == 1 else 'runs'}"
     if kept.max_bytes is not None and left > kept.max_bytes:
-        return f"more than {kept.max_bytes} bytes of evidence"
+        return f"more than {size_told(kept.max_bytes)} of evidence"
     return None
 
 

@@ -23,6 +23,7 @@ from sandboxrun.evidence.errors import EvidenceError
 from sandboxrun.evidence.export import BLOCK, shown
 from sandboxrun.evidence.folder import Folder, state_fault, state_path, sync, writing_state
 from sandboxrun.evidence.store import Store
+from sandboxrun.spec.types import size_told
 
 # -- What of a run waits in its staging folder until it is captured: the workspace it began with, what it writes
 
@@ -185,7 +186,7 @@ class SourceTree:
         """Count a file's bytes. Raises EvidenceError when they are too many."""
         self.bytes += size
         if self.bytes > self._limits.bytes:
-            raise self._too_large(f"{self._limits.bytes} bytes")
+            raise self._too_large(size_told(self._limits.bytes))
 
     def unreadable(self, path: str, error: OSError) -> None:
         if len(self._problems) < _MOST_NAMED:

@@ -26,7 +26,7 @@ from sandboxrun.spec.names import matches
 from sandboxrun.spec.project import Profile
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import Image, ObservedSandbox, Running
-from sandboxrun.spec.types import freeze
+from sandboxrun.spec.types import freeze, size_told
 
 if TYPE_CHECKING:
     from sandboxrun.backend.base import Backend
@@ -165,7 +165,7 @@ def _read(path: Path) -> str:
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise OSError(f"{path} is longer than {MOST_BYTES} bytes")
+        raise OSError(f"{path} is longer than {size_told(MOST_BYTES)}")
     return data.decode("utf-8", "backslashreplace")
 
 

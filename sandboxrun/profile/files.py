@@ -22,6 +22,7 @@ from sandboxrun.data import Data
 from sandboxrun.errors import MapNode, Problems, Scalar, SourceFile, Span
 from sandboxrun.spec.guard import GUARDS, guarded, mounts_of, parents
 from sandboxrun.spec.names import JUDGING, POLICY, PROFILES, TAKEN_UP
+from sandboxrun.spec.types import size_told
 
 if TYPE_CHECKING:
     from sandboxrun.spec.project import DeclaredSandbox, FileSpec
@@ -135,8 +136,7 @@ def read_regular(path: Path, most: int) -> bytes:
     finally:
         os.close(handle)
     if left <= 0:
-        amount = f"{most >> 20} MiB" if most % (1 << 20) == 0 else f"{most >> 10} KiB"
-        raise OSError(errno.EFBIG, f"larger than {amount}")
+        raise OSError(errno.EFBIG, f"larger than {size_told(most)}")
     return b"".join(chunks)
 
 

@@ -59,6 +59,12 @@ def format_size(size: int) -> str:
     return str(size)
 
 
+def size_told(size: int) -> str:
+    """An exact size in a sentence: 536870912 is `512 MiB`, 1000 is `1000 bytes`."""
+    plain = format_size(size)
+    return f"{plain[:-1]} {plain[-1].upper()}iB" if plain[-1].isalpha() else f"{plain} bytes"
+
+
 def parse_duration(text: str) -> int:
     """`30s`, `1h30m`, `1.5s`, `500ms`, `2d` in nanoseconds."""
     text = text.strip()

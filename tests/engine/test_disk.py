@@ -111,5 +111,5 @@ def test_an_endless_list_of_changes_is_not_read(world: World) -> None:
     waited, folder, index = carried_out(world, script, read_only=False, user="root", workspace=None)
     assert waited.exit_code == 0, (folder / "stderr.log").read_text()
     reasons = {missing["part"]: missing["reason"] for missing in index["missing"]}
-    assert "the engine's answer is larger than 16777216 bytes" in reasons["changes"]
+    assert "the engine's answer is larger than 16 MiB" in reasons["changes"]
     assert "changes.json" not in {kept["path"] for kept in index["kept"]}

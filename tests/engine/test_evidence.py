@@ -229,7 +229,7 @@ def test_hostile_artifacts(engine: Engine, store: Store, make: Make, request_of:
         "r/pipe": "a fifo",
         "r/suid": "a setuid or setgid file",
         "r/bad\\x1b[2J": "a name with control or undecodable characters",
-        "r/giant": "larger than 1048576 bytes",
+        "r/giant": "larger than 1 MiB",
     }
     assert index.refused_total == len(index.refused) == 8
     assert {missing.part for missing in index.missing} == {"usage", "artifact relative", "artifact /r/../etc"}

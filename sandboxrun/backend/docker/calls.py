@@ -37,6 +37,7 @@ from sandboxrun.backend.errors import (
 )
 from sandboxrun.data import Closing, Data, json_as
 from sandboxrun.spec.labels import read
+from sandboxrun.spec.types import size_told
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.docker_py import HijackedConnection, Response, Transport
@@ -115,7 +116,7 @@ class Answer(Data, unshown=("response",)):
             data += piece
             if len(data) > limit:
                 self.close()
-                raise EngineError(self.operation, f"the engine's answer is larger than {limit} bytes")
+                raise EngineError(self.operation, f"the engine's answer is larger than {size_told(limit)}")
         return bytes(data)
 
     def json(self) -> Any:
@@ -233,7 +234,7 @@ def json_lines(pieces: Iterable[bytes], operation: str) -> Iterator[dict[str, An
         buffer += piece
         if buffer.find(b"\n", start) < 0:
             if len(buffer) > MAX_LINE:
-                raise EngineError(operation, f"the engine sent a line longer than {MAX_LINE} bytes")
+                raise EngineError(operation, f"the engine sent a line longer than {size_told(MAX_LINE)}")
             continue
         *lines, rest = bytes(buffer).split(b"\n")
         buffer = bytearray(rest)

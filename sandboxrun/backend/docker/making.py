@@ -47,7 +47,7 @@ from sandboxrun.spec.options import CONFIGS_AT, SECRETS_AT
 from sandboxrun.spec.project import DeclaredSandbox
 from sandboxrun.spec.records import FileRef
 from sandboxrun.spec.state import ImageConfig, without_inherited
-from sandboxrun.spec.types import format_size
+from sandboxrun.spec.types import format_size, size_told
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import CreatedContainer, Engine
@@ -181,7 +181,7 @@ def login(engine: Engine, container: str, user: str) -> tuple[int, int, frozense
 def _lines(engine: Engine, container: str, path: str) -> list[list[str]]:
     data = engine.read_file(container, path, most=LARGEST)
     if data is None:
-        raise ApplyError(f"{path} of the image is larger than {LARGEST} bytes")
+        raise ApplyError(f"{path} of the image is larger than {size_told(LARGEST)}")
     return [line.split(":") for line in data.decode(errors="replace").splitlines()]
 
 

@@ -35,6 +35,7 @@ from sandboxrun.backend.errors import EngineError
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import Diagnostic, UsageError, printable
 from sandboxrun.profile.files import read_regular
+from sandboxrun.spec.types import size_told
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.docker_py import DockerPyTransport, HijackedConnection, Response
@@ -492,7 +493,7 @@ class _Connection:
         while piece := answer.read1(PIECE):
             body += piece
             if len(body) > most:
-                raise TooLarge(f"the engine's answer is larger than {most} bytes")
+                raise TooLarge(f"the engine's answer is larger than {size_told(most)}")
         if answer.length and answer.chunked is False:
             raise http.client.IncompleteRead(bytes(body), answer.length)
         self.ended = answer.will_close

@@ -166,7 +166,7 @@ def test_an_endless_file_ends_at_the_limit_and_leaves_nothing(folder: RunFolder)
 
     limits = ExportLimits(bytes=1 << 20, file_bytes=1 << 50, skipped_bytes=1 << 20, files=10, refused=10)
     refused = export(endless(), folder, part="a", under="artifacts", limits=limits)
-    assert [r.reason for r in refused.refused] == ["all files together are larger than 1048576 bytes"]
+    assert [r.reason for r in refused.refused] == ["all files together are larger than 1 MiB"]
     assert [m.reason for m in refused.missing] == ["incomplete: the stream is longer than the limits allow"]
     assert on_disk(folder) == {}
 

@@ -122,3 +122,11 @@ def test_states() -> None:
         {"Status": "exited", "ExitCode": 137, "OOMKilled": True, "StartedAt": began, "FinishedAt": began}
     )
     assert isinstance(killed, Ended) and killed.oom and killed.finished == killed.started
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(0, "0 bytes"), (1000, "1000 bytes"), (512 << 20, "512 MiB"), (3 << 40, "3 TiB")],
+)
+def test_sizes_in_sentences(size: int, told: str) -> None:
+    assert units.size_told(size) == told
