@@ -355,11 +355,14 @@ def declared_parties(profile: Profile | None, subjects: Iterable[Subject] = ()) 
     }
 
 
-def service_parties(subjects: Iterable[Subject], variables: Mapping[str, tuple[str, ...]]) -> Parties:
-    """The services of Compose files; `variables` are the options that one decides, as `option=variable`."""
+def service_parties(
+    subjects: Iterable[Subject], variables: Mapping[str, tuple[str, ...]], project: str = ""
+) -> Parties:
+    """The services of Compose files; `variables` are the options that one decides, as `option=variable`; `project` is
+    its name, where they say it."""
     return {
         one.name: Party(
-            side=side_of_service(one),
+            side=msgspec.structs.replace(side_of_service(one), project=project or "called after its directory"),
             grants=grants(one, variables.get(one.name, ())),
             place=one.find,
             span=one.find("", None),

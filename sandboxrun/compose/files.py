@@ -48,6 +48,7 @@ class Services(Data):
     remote: tuple[tuple[str, str, Scalar], ...] = ()
     missing: tuple[MissingFile, ...] = ()
     faults: tuple[Diagnostic, ...] = ()
+    project: str = ""  # its name, where a file says it: what volumes and networks on the engine begin with
     read: Reader = lambda path: None
     leads: Callable[[str], str | None] = lambda path: None
 
@@ -219,6 +220,7 @@ class _Project:
         self.remote: list[tuple[str, str, Scalar]] = []
         self.documents: dict[str, tuple[MapNode, ...]] = {}
         self.taken = self.length = self.made = 0
+        self.name = ""
 
     def miss(self, what: str, why: str, file: str = "") -> None:
         """Note what could not be taken into account."""
@@ -322,6 +324,7 @@ def load(
         remote=tuple(project.remote),
         missing=tuple(project.missing),
         faults=project.problems.diagnostics,
+        project=project.name or values.get("COMPOSE_PROJECT_NAME", ""),
         read=read,
         leads=leads,
     )
@@ -352,6 +355,9 @@ def _take(
             inner = project.values(files, values)
             for one in included:
                 _take(project, one, project_directory, inner, services, top, depth + 1)
+        name = root.get("name")
+        if depth == 0 and isinstance(name, Scalar) and isinstance(filled := project.filled(name, values), Scalar):
+            project.name = str(filled.value or "") or project.name  # the last file's counts
         for key in _BESIDE:
             if isinstance(node := root.get(key), MapNode):
                 top[key] = _maps((key,), top.get(key, EMPTY), as_map(_moved((key,), project.filled(node, values), way)))

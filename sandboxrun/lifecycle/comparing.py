@@ -79,7 +79,7 @@ def _load(target: Target | None, inputs: Inputs) -> _Loaded:
         PrivilegeChange(axis="files", way=Way.MAYBE, witness=f"{one.what} was not compared: {one.why}", sandboxes=names)
         for one in made.missing
     )
-    return _Loaded(parties=service_parties(made.subjects, made.variables), unknown=unknown)
+    return _Loaded(parties=service_parties(made.subjects, made.variables, services.project), unknown=unknown)
 
 
 def _parties(profile: Profile | None) -> Parties:

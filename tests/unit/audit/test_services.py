@@ -186,3 +186,17 @@ def test_another_server_of_a_share_and_another_network(tmp_path: Path) -> None:
     plugin = {**old, "volumes": {"data": {"driver": "plugin", "driver_opts": {"device": "/etc"}}}}
     words = "MAYBE the volume data has other options: driver, driver_opts.device"
     assert words in two_tops(tmp_path, {"networks": old["networks"]}, plugin)
+
+
+def test_another_project(tmp_path: Path) -> None:
+    """Its volumes and networks are those of that name."""
+    words = "what there is of that name is its own"
+    assert two_tops(tmp_path, {}, {"name": "prod"}) == [
+        f"MAYBE the project is now prod, was called after its directory: {words}"
+    ]
+    assert two_tops(tmp_path, {"name": "x"}, {"name": "${P:-prod}"}) == [
+        f"MAYBE the project is now prod, was x: {words}"
+    ]
+    assert two_tops(tmp_path, {"name": "x"}, {"name": "x"}) == []
+    (tmp_path / ".env").write_text("COMPOSE_PROJECT_NAME=y\n")
+    assert two_tops(tmp_path, {}, {"name": "y"}) == []
