@@ -363,6 +363,9 @@ class Backend(Protocol):
     def history_of_removed(self, id: str) -> History:
         """What it remembers of one that is gone."""
 
+    def is_ending(self, id: str, seconds: float) -> bool:
+        """Whether somebody sent it a signal in the last `seconds`, as far as that can be known."""
+
     def stop(self, id: str, *, timeout: int) -> bool:
         """Ask it to end, and kill it after `timeout` seconds. False when it did not run."""
 

@@ -407,6 +407,9 @@ class Fake:
             raise EngineError(operation, f"container {id} is not running", status=409)
         box.send(signals.Signals[f"SIG{signal.removeprefix('SIG')}"].value)
 
+    def is_ending(self, id: str, seconds: float) -> bool:
+        return False
+
     def stop(self, id: str, *, timeout: int) -> bool:
         box = self._box(id, f"stopping container {id[:12]}")
         if not box.running:

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from msgspec import Struct, field, structs
 
-from sandboxrun.backend.errors import DependencyFailed, NotFound
+from sandboxrun.backend.errors import DependencyFailed, EngineTimeout, NotFound
 from sandboxrun.backend.owner import clock_mark, decode, this_process
 from sandboxrun.data import Data, DataType
 from sandboxrun.errors import ApplyError, Diagnostic, SandboxrunError
@@ -37,6 +37,7 @@ from sandboxrun.spec.option import OwnAddresses, to_plain
 from sandboxrun.spec.project import DeclaredSandbox, Profile
 from sandboxrun.spec.spec import SandboxSpec
 from sandboxrun.spec.state import (
+    GOING,
     Created,
     Ended,
     ImageConfig,
@@ -44,6 +45,7 @@ from sandboxrun.spec.state import (
     Running,
     Snapshot,
     State,
+    StoppedBy,
     own_labels,
     rfc3339,
 )
@@ -485,6 +487,12 @@ def stop_sandbox(step: op.StopSandbox, session: Session) -> None:
     """Ask it to end; the engine kills it after its grace period. It may have ended by itself since the plan."""
     session.stopped[step.container] = False
     with contextlib.suppress(NotFound):
+        if step.how == StoppedBy.EXPIRED and session.engine.is_ending(step.container, step.grace + GOING):
+            # who waits for it was first: its command gets no second signal, which many take for "at once"
+            with contextlib.suppress(EngineTimeout):
+                session.engine.wait(step.container, timeout=step.grace + GOING)
+                session.stopped[step.container] = True
+                return
         session.stopped[step.container] = session.engine.stop(step.container, timeout=step.grace)
 
 

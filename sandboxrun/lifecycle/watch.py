@@ -590,7 +590,11 @@ class Watch:
 
     def _enforce(self) -> None:
         idle, over = self.spec.lifetime.idle, next((stop for left, stop in self._deadlines() if left <= 0), None)
-        if over is not None:
+        joined = over is not None and over.by == "expired" and self._how.expires is not None
+        if joined and not self._beyond and self._engine.is_ending(self.container, left_alone(self.spec, held=True)):
+            # a reaper, or another that waits, was first
+            self._beyond = monotonic() - (self._expires or 0.0) + left_alone(self.spec, held=True)
+        elif over is not None:
             self.end(over.by, over.note)
         elif idle is not None and self._idleness.lasts(idle / 1e9):
             self.end("idle", f"no output and no CPU use for {format_duration(idle)}")

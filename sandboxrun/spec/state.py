@@ -128,7 +128,7 @@ def own_labels(
 # -- what the engine shows
 
 SLACK = 2.0  # seconds from a start until an engine has noted it: PID 1 counts them, the engine does not
-_GOING = 5.0  # seconds that ending one may take, beyond its grace period
+GOING = 5.0  # seconds that ending one may take, beyond its grace period
 
 _STEADY = 1.0  # seconds: a clock that differs by less was not set
 _LATE = 10.0  # seconds by which a busy engine may note a start after the end
@@ -143,7 +143,7 @@ def left_alone(spec: SandboxSpec, *, held: bool) -> float:
     """For how many seconds after its time one is left to who `held` it: its PID 1 for its timeout, who made it for its
     ttl. The command is to get one signal, since many programs take a second one for "at once" and drop what they do at
     the first."""
-    return spec.stop_grace_period / 1e9 + _GOING if held else 0.0
+    return spec.stop_grace_period / 1e9 + GOING if held else 0.0
 
 
 def _steady(set_ahead: float) -> float:

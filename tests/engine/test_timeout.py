@@ -151,6 +151,24 @@ def test_the_command_is_told_of_its_ttl_once(
     assert _endings(cli.cwd)["agent"][0] == "timeout"
 
 
+def test_the_command_of_a_background_sandbox_is_told_of_its_ttl_once(
+    project: str, cli: Cli, engine_client: docker.DockerClient
+) -> None:
+    """By whoever is first of those that wait and reap."""
+    _write(cli, project, {"agent": TELLS}, lifetime={"ttl": "6s"}, stop_grace_period="3s")
+    assert cli("apply", "-y", "-q").code == 0
+    waiting = [cli.start("wait", "-q") for _ in range(2)]
+    reaper = cli.start("reap", "--project", project, "--watch", "--json")
+    (made,) = _containers(engine_client, project).values()
+    output = engine_client.api.logs(made["Id"], stderr=False, stream=True, follow=True)
+    assert b"".join(output) == b"told\n"
+    assert [cli.finish(one).code != 0 for one in waiting] == [True, True]
+    until(lambda: not _containers(engine_client, project))
+    os.kill(reaper.pid, signal.SIGTERM)
+    assert cli.finish(reaper).code == 0
+    assert _endings(cli.cwd)["agent"][0] == "timeout"
+
+
 def test_code_output_and_terminal_are_the_commands_own(project: str, cli: Cli) -> None:
     scripts = {
         "code": "echo out; echo err >&2; exit 7",

@@ -264,6 +264,7 @@ class Engine(Client):
     follow = _Verb("history", "ProjectEvents")
     news = _Verb("history", "news")
     histories = _Verb("history", "histories")
+    is_ending = _Verb("history", "is_ending")
     history_of_removed = _Verb("history", "of_removed")
     lock = _Verb("lock", "project_lock")
     sweep_leases = _Verb("lease", "sweep")
@@ -690,8 +691,7 @@ class Engine(Client):
         try:
             self.request("PUT", place, operation, query={"path": path}, **sending).read()
         except EngineUnreachable:
-            # Docker 28 refuses a folder that is not there without reading on: over tcp that can end the connection
-            # before its answer is seen.
+            # Docker 28 refuses a folder that is not there without reading on: over tcp its answer may be lost by that.
             self.request("HEAD", place, operation, query={"path": path}).read()
             raise
 

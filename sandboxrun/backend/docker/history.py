@@ -8,6 +8,7 @@ remembers only its last 256 events, of everything that it runs: what is older th
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal as signals
 import threading
@@ -94,6 +95,22 @@ def code_of_command(engine: Engine, container: str, command: str) -> str | None:
     with engine.events(filters=filters, since="0", until=str(until)) as stream, stream.within(_PATIENCE):
         found = (own for own in map(_attributes, stream) if own.get("execID") == command)
         return next(found, {}).get("exitCode")
+
+
+def is_ending(engine: Engine, container: str, seconds: float) -> bool:
+    """Whether somebody sent it a signal in the last `seconds`. False where the engine's events can't be asked for.
+
+    Each that asks listens for another while: of several that ask at one time, the first one's signal is what the
+    others hear.
+    """
+    filters = {"type": ["container"], "container": [container], "event": ["kill"]}
+    try:
+        since = engine.clock() - timedelta(seconds=seconds)
+        stream = engine.events(filters=filters, since=f"{since.timestamp():.3f}")
+        with stream, stream.within(0.1 + os.urandom(1)[0] / 512):
+            return next(iter(stream), None) is not None
+    except EngineError:
+        return False
 
 
 def _began(engine: Engine) -> datetime | None:
