@@ -4,7 +4,7 @@
 #   WORKERS=1              run tests one after the other, not side by side
 #   PYTEST_ARGS="-k plan"  more arguments for pytest
 #   FULL_ARGS="chaos"      which parts of test-full (tests chaos haproxy engines pythons)
-#   ENGINES="podman-5"     the engines of test-engines (docker-26 docker-28 podman-5)
+#   ENGINES="podman-5"     the engines of test-engines (docker-26 docker-28 docker-28-containerd podman-5)
 #   CHAOS_ARGS="--kills 60"  arguments for chaos (--kills, --seed, --projects)
 #   BENCH_ARGS=--quick     arguments for the benchmarks (--quick, --only NAME, --json)
 #   DOCKER_HOST=...        the engine to use; without it the default socket's, or one started here

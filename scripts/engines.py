@@ -47,6 +47,7 @@ class Kind:
     suite: str
     packages: tuple[str, ...]
     podman: bool = False
+    options: tuple[str, ...] = ()
     tests: tuple[str, ...] = ("tests/engine", "tests/attacks")
 
 
@@ -56,6 +57,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "docker-26": Kind(suite="trixie", packages=(*_DOCKER, *_PODMAN)),
         "docker-28": Kind(suite="sid", packages=_DOCKER),
+        # Images in containerd's own store, as Docker 29 has them where it is installed afresh.
+        "docker-28-containerd": Kind(suite="sid", packages=_DOCKER, options=("--feature=containerd-snapshotter=true",)),
         # A plan refuses it, so that no more than what it is refused for can be tested.
         "podman-5": Kind(
             suite="trixie", packages=(*_DOCKER, *_PODMAN), podman=True, tests=("tests/engine/test_controls.py",)
@@ -151,7 +154,7 @@ def _daemon(kind: Kind, root: Path, state: Path) -> Daemon:
     if kind.podman and unified.is_mount():
         enter += ["--without", str(unified)]
     made = Podman if kind.podman else Daemon
-    return made(root=state, socket=state / "engine.sock", enter=(*enter, "--"))
+    return made(root=state, socket=state / "engine.sock", enter=(*enter, "--"), options=kind.options)
 
 
 def _remove(daemon: Daemon) -> None:
