@@ -151,8 +151,14 @@ def remote_context(s: Subject) -> Iterator[Hit]:
     if s.build is None:
         return
     for item, contexts in (("context", (s.build.context,)), ("additional_contexts", s.build.contexts)):
-        if any(_REMOTE.search(context) and not _COMMIT.search(context) for context in contexts):
-            yield Hit("build", "the build's context is remote, and no commit is named", item=item)
+        remote = [_public(one) for one in contexts if _REMOTE.search(one) and not _COMMIT.search(one)]
+        if remote:
+            yield Hit("build", f"the build's context {', '.join(remote)} is remote, and no commit is named", item=item)
+
+
+def _public(address: str) -> str:
+    """An address without what identifies its caller, which may be a password."""
+    return re.sub(r"//[^/]*@", "//", address)
 
 
 @rule(
@@ -207,7 +213,7 @@ def included(s: Subject) -> Iterator[Hit]:
     """Remote include and extends."""
     for key, address in s.remote:
         if not _COMMIT.search(address):
-            yield Hit(key, f"{key} fetches a file from elsewhere")
+            yield Hit(key, f"{key} fetches {_public(address)}")
 
 
 @rule(

@@ -305,7 +305,7 @@ def both_sides(s: Subject) -> Iterator[Hit]:
     closed = [network.name for network in s.networks if network.internal]
     outer = [network.name for network in s.networks if not network.internal]
     if closed and outer:
-        message = f"on the internal network {closed[0]} and on {outer[0]}, which leads outside"
+        message = f"on the internal network {', '.join(closed)} and on {', '.join(outer)}, which leads outside"
         yield Hit("networks", message, item=outer[0])
 
 

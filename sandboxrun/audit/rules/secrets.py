@@ -336,10 +336,8 @@ def _secrets_of(s: Subject) -> list[str]:
 
 
 def _private_data(s: Subject) -> str | None:
-    if s.workspace is not None:
-        return "the workspace"
-    bind = next((mount for mount in s.mounts if mount.kind == "bind"), None)
-    return f"{bind.target}" if bind is not None else None
+    work = ["the workspace"] if s.workspace is not None else []
+    return ", ".join(work + [mount.target for mount in s.mounts if mount.kind == "bind"]) or None
 
 
 @rule(
@@ -356,7 +354,7 @@ def trifecta(s: Subject) -> Iterator[Hit]:
     out = s.open_network or (s.reach is not None and s.reach.mode == "open")
     if held and data and out and s.kind != "container":
         key = "egress" if s.reach is not None and s.via("egress") == "" else "network_mode" if s.reach else "networks"
-        yield Hit(key, f"holds {held[0]}, reads {data}, and every host can be reached")
+        yield Hit(key, f"holds {', '.join(held)}, reads {data}, and every host can be reached")
 
 
 @rule(
@@ -375,7 +373,7 @@ def upload_anywhere(s: Subject) -> Iterator[Hit]:
         host = destination.rpartition(":")[0].removeprefix("*.")
         known = host in _UPLOADS or any(host.endswith(f".{name}") for name in _UPLOADS)
         if known or host.partition(".")[0] in _TAKES:
-            message = f"holds {held[0]}, reads {data}, and {destination} takes uploads from anybody"
+            message = f"holds {', '.join(held)}, reads {data}, and {destination} takes uploads from anybody"
             yield Hit("egress", message, item=destination)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -379,6 +380,40 @@ def test_a_baseline_accepts_the_calls_that_it_saw_and_no_others(tmp_path: Path) 
     assert told(judged(tmp_path, seccomp(*calls))) == []
     swapped = told(judged(tmp_path, seccomp(*calls[:4], "kexec_load")))
     assert "high SBX112 the seccomp profile allows mount, setns, unshare, kexec_load, bpf" in swapped
+
+
+INCLUDED = "}}\ninclude: ['https://a.example.com/x.git:c.yaml']\nx-more: {a: {"
+HOLDS = "secrets: [k], networks: [out], volumes: ['./d:/d']"
+
+
+@pytest.mark.parametrize(
+    ("rule", "before", "after"),
+    [
+        ("SBX507", HOLDS, HOLDS.replace("[k]", "[k, l]")),
+        ("SBX507", HOLDS, HOLDS.replace("'./d:/d'", "'./d:/d', './e:/e'")),
+        ("SBX610", "build: 'https://u:p@a.example.com/x.git'", "build: 'https://u:p@b.example.com/x.git'"),
+        ("SBX314", "networks: [in, out]", "networks: [in, out, db]"),
+        ("SBX614", INCLUDED, INCLUDED.replace("a.example", "b.example")),
+    ],
+)  # fmt: skip
+def test_a_baseline_accepts_what_a_finding_of_several_things_names(
+    rule: str, before: str, after: str, tmp_path: Path
+) -> None:
+    top = """
+        networks: {in: {internal: true}, out: {}, db: {internal: true}}
+        secrets: {k: {file: ./k}, l: {file: ./l}}
+    """
+
+    def reviewed(options: str) -> AuditVerdict:
+        (tmp_path / "compose.yaml").write_text(f"services: {{a: {{image: busybox, {options}}}}}\n{dedent(top)}")
+        return review(targets([tmp_path / "compose.yaml"])[0], terms(Sources(root=tmp_path), today=TODAY))
+
+    first = reviewed(before)
+    assert rule in [finding.rule for finding in first.open]
+    assert all("u:p" not in finding.message for finding in first.findings)
+    write_baseline(tmp_path / "sandboxrun-baseline.json", first, ReviewTerms(today=TODAY))
+    assert rule not in [finding.rule for finding in reviewed(before).open]
+    assert rule in [finding.rule for finding in reviewed(after).open]
 
 
 def test_a_baseline_has_nothing_of_what_is_wrong_with_waivers(tmp_path: Path) -> None:
