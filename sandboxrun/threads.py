@@ -9,10 +9,12 @@ import contextlib
 import math
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from time import monotonic
-from typing import ClassVar, Generic, Self, TypeVar
+from types import MethodType
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 _IDLE = 2.0  # seconds after which a thread without work ends
 _SLICE = 0.2  # seconds of waiting, so that signal handlers run in between
@@ -120,6 +122,24 @@ class _Helper:
 
 
 os.register_at_fork(after_in_child=_Helper._idle.clear)
+
+
+_anew: weakref.WeakKeyDictionary[object, Callable[[Any], None]] = weakref.WeakKeyDictionary()  # as they were told
+
+
+def after_fork(method: Callable[[], None]) -> None:
+    """Have a bound method called in a process forked from this one, while its object lives. A fork copies locks as they
+    are, and not the threads that hold them: what is used there as well makes its own ones again."""
+    assert isinstance(method, MethodType)
+    _anew[method.__self__] = method.__func__
+
+
+def _forked() -> None:
+    for one, begin_again in tuple(_anew.items()):
+        begin_again(one)
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def together(call: Callable[[A], B], items: Sequence[A], *, workers: int) -> tuple[B, ...]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from sandboxrun.api.sandbox import BoundedOutput
 from sandboxrun.errors import SandboxrunError
-from sandboxrun.threads import begin
+from sandboxrun.threads import after_fork, begin
 
 if TYPE_CHECKING:
     import subprocess
@@ -75,6 +75,16 @@ class ProcessGuard:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._groups: set[int] = set()
+        after_fork(self._forget)
+
+    def _forget(self) -> None:
+        """In a forked process: the guard must notice the end of the other one, so nobody else has its pipe open."""
+        process, self._process, self._lock, self._groups = self._process, None, threading.Lock(), set()
+        if process is not None:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.close()
+            process.stdout.close()
+            process.returncode = 0  # not this process's child, to wait for or to warn about
 
     def add(self, group: int) -> None:
         """Know a group. Raises ProcessFailed when the guard does not answer: then nothing may be started."""

@@ -252,6 +252,11 @@ class HeldSandbox(Struct, kw_only=True, eq=False):
     left: bool = False  # it should be gone, and could not be taken away: collecting tries again
     evidence: Captured | None = None
 
+    def forked(self) -> None:
+        """In a forked process: it is another one's, which watches it."""
+        self.lock = threading.RLock()
+        self.job.forked()
+
     @property
     def id(self) -> str:
         """Its container's."""

@@ -13,7 +13,7 @@ import inspect
 import math
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from time import monotonic
@@ -42,6 +42,7 @@ from sandboxrun.spec import labels
 from sandboxrun.spec.names import Names
 from sandboxrun.spec.project import DeclaredSandbox, Profile, undeclared
 from sandboxrun.spec.state import Created, ObservedSandbox, Offers, Running, Snapshot, parse_time
+from sandboxrun.threads import after_fork
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -63,6 +64,7 @@ StillHeld = Callable[[], None]
 # -- What a program is told of its sandboxes while they live: `on_event`, as a function or a coroutine function
 
 _REMEMBERED = 100  # failures of a callback
+_LOOP = "make the service in a coroutine, or pass a plain function"
 
 
 class _Event(Data):
@@ -119,15 +121,19 @@ class Notifier:
 
     def __init__(self, on_event: OnEvent | None) -> None:
         """Raises UsageError for a coroutine function outside of a running event loop."""
-        self._on_event, self._loop = on_event, None
+        self._on_event = on_event
         self._errors: list[BaseException] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._table = threading.Lock()
-        if inspect.iscoroutinefunction(on_event):
-            try:
-                self._loop = asyncio.get_running_loop()
-            except RuntimeError:
-                help = "make it in a coroutine, or pass a plain function"
-                raise UsageError("on_event is a coroutine function, and no event loop runs", help=help) from None
+        with contextlib.suppress(RuntimeError):
+            self._loop = asyncio.get_running_loop()
+        if self._loop is None and inspect.iscoroutinefunction(on_event):
+            raise UsageError("on_event is a coroutine function, and no event loop runs", help=_LOOP)
+        after_fork(self._begin)
+
+    def _begin(self) -> None:
+        """In a forked process, in which the event loop does not run."""
+        self._loop, self._table = None, threading.Lock()
 
     @property
     def errors(self) -> tuple[BaseException, ...]:
@@ -140,17 +146,18 @@ class Notifier:
         if self._on_event is None:
             return
         try:
-            told: Any = self._on_event(event)
-            if self._loop is not None:
-                self._schedule(told)
+            told = self._on_event(event)
+            if inspect.isawaitable(told):  # of a coroutine function, or of what calls one: a lambda, an object
+                self._schedule(told if inspect.iscoroutine(told) else _awaited(told))
         except Exception as error:
             self._failed(error)
 
-    def _schedule(self, coroutine: Any) -> None:
-        assert self._loop is not None
+    def _schedule(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
+            if self._loop is None:
+                raise UsageError("on_event returned a coroutine, and no event loop runs", help=_LOOP)
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        except RuntimeError:  # the loop was closed
+        except (RuntimeError, UsageError):  # the loop was closed, or there is none
             coroutine.close()
             raise
         future.add_done_callback(lambda done: self._failed(None if done.cancelled() else done.exception()))
@@ -159,6 +166,10 @@ class Notifier:
         with self._table, contextlib.suppress(MemoryError):
             if error is not None and len(self._errors) < _REMEMBERED:
                 self._errors.append(error)
+
+
+async def _awaited(told: Awaitable[None]) -> None:
+    await told
 
 
 # -- One hold of the project's lock for all threads
@@ -206,9 +217,12 @@ class Gate:
         """In with nobody else. Raises what taking the lock raises."""
         with self._changed:
             self._wanted += 1
-            self._changed.wait_for(lambda: not self._turning and not self._inside)
-            self._wanted -= 1
-            self._turning = True
+            try:
+                self._changed.wait_for(lambda: not self._turning and not self._inside)
+                self._turning = True
+            finally:  # also of who is interrupted: the others would let it go first for ever
+                self._wanted -= 1
+                self._changed.notify_all()
         with self._turn(), self._hold() as check:
             yield check
 
@@ -271,19 +285,27 @@ class SandboxService(Closing):
         self.store = Store(
             project_directory=self.directory, root=Path(evidence).absolute() if evidence is not None else None
         )
-        self._host, self._parallelism, self._process = host, parallelism, os.getpid()
+        self._host, self._parallelism = host, parallelism
         self._tell = Notifier(on_event)
         self._policy = Path(policy).absolute() if policy is not None else None
         self._engine: Engine | None = None
         self._closed = False
+        self._held: dict[str, HeldSandbox] = {}  # by container id; those of this service
+        self._begin()
+        after_fork(self._begin)
+
+    def _begin(self) -> None:
+        """With no sandbox of its own: as made, and in a forked process, whatever threads were about in the other."""
         self._opening = threading.Lock()
         self._leasing = contextlib.ExitStack()
         self._token: str | None = None  # of the lease, from the first sandbox on
         self._gate = Gate(lambda: locked(self.engine, self._nothing_declared(), self._how()))
-        self._heard = Heard(project)
+        self._heard = Heard(self.project)
         self._planning = threading.Lock()  # held from the snapshot until what others share was made
         self._making: set[str] = set()
-        self._held: dict[str, HeldSandbox] = {}  # by container id; those of this service
+        for held in self._held.values():
+            held.forked()
+        self._held = {}
         self._table = threading.Lock()
 
     @property
@@ -557,12 +579,12 @@ class SandboxService(Closing):
 
         Arguments as `create` has them. `Sandbox.evidence` says afterwards what was kept.
         """
-        made = self.create(*name, **given)
+        made, process = self.create(*name, **given), os.getpid()
         try:
             self.start(made)
             yield made
         finally:
-            if os.getpid() == self._process:  # in one forked from it, the sandbox is not its own
+            if os.getpid() == process:  # in one forked from it, the sandbox is not its own
                 self.finish(made, force=True)
 
     @contextlib.contextmanager
@@ -707,9 +729,7 @@ class SandboxService(Closing):
 
     def close(self) -> None:
         """End the connections. Sandboxes that were not removed go on: the next start collects them once this
-        process has ended. In a process forked from the service's it does nothing."""
-        if os.getpid() != self._process:
-            return
+        process has ended. In a process forked from the service's it ends that one's own connections."""
         with self._opening:
             engine, self._engine, self._closed = self._engine, None, True
         self._leasing.close()

@@ -28,7 +28,7 @@ from sandboxrun.evidence.parts import PATCH, UNTRACKED
 from sandboxrun.evidence.store import STDERR, STDOUT
 from sandboxrun.spec.state import How
 from sandboxrun.spec.types import format_duration
-from sandboxrun.threads import begin
+from sandboxrun.threads import after_fork, begin
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -253,6 +253,7 @@ class AgentSession:
         self._lock = threading.Lock()
         self._state = AgentState.PENDING
         self._killed = False
+        self._process = os.getpid()
         self._future: Future[AgentResult] = Future()
         self._future.set_running_or_notify_cancel()  # a waiter that is cancelled cancels its waiting only
 
@@ -285,10 +286,13 @@ class AgentSession:
         return self._told.error
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait at most `timeout` seconds for its end; whether it is reached. Never raises for how it ended."""
+        """Wait at most `timeout` seconds for its end; whether it is reached. Never raises for how it ended, but
+        UsageError in a process that was forked from its own."""
         from concurrent.futures import wait
 
         check_seconds("timeout", timeout)
+        if self._process != os.getpid():  # its thread is not here, and what it knows may be old
+            raise UsageError(f"{self.name} is an agent of process {self._process}", help="wait for it there")
         return bool(wait([self._future], timeout=timeout).done)
 
     def result(self, timeout: float | None = None) -> AgentResult:
@@ -349,6 +353,8 @@ class AgentSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._process != os.getpid():  # in one forked from it, the agent is not its own
+            return
         self.kill()
         self.wait()
 
@@ -358,6 +364,8 @@ class AgentSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
+        if self._process != os.getpid():
+            return
         self.kill()
         with contextlib.suppress(Exception):
             await self.result_async()
@@ -408,15 +416,12 @@ class AgentSpawner(Closing):
         if service is not None and service_options:
             raise UsageError(f"{', '.join(service_options)}: the given service has them", help="leave them out")
         self.settings = settings or (service.settings if service is not None else Settings.from_environment())
-        self._own, self._process = service is None, os.getpid()
+        self._own = service is None
         self.service = service if service is not None else SandboxService(self.settings, **service_options)
-        self._guard = ProcessGuard()
         self._most = max_parallel
-        self._lock = threading.Lock()
-        self._waiting: deque[AgentSession] = deque()
-        self._running: set[AgentSession] = set()
-        self._count = 0
         self._closed = False
+        self._begin()
+        after_fork(self._begin)
         if collect and self.settings.sandbox_enabled:
             self.service.collect()
         # a program that ends without closing its spawner leaves nothing behind either
@@ -424,11 +429,18 @@ class AgentSpawner(Closing):
 
         def close() -> None:
             found = reference()
-            if found is not None and os.getpid() == found._process and found.sessions:
+            if found is not None and found.sessions:
                 with contextlib.suppress(RuntimeError):  # newer Pythons begin no threads any more: the next collects
                     found.close()
 
         atexit.register(close)
+
+    def _begin(self) -> None:
+        """Without agents: as made, and in a forked process, whatever those of the other one do."""
+        self._guard = ProcessGuard()
+        self._lock = threading.Lock()
+        self._waiting: deque[AgentSession] = deque()
+        self._running: set[AgentSession] = set()
 
     @property
     def sessions(self) -> tuple[AgentSession, ...]:
@@ -519,9 +531,7 @@ class AgentSpawner(Closing):
 
     def close(self, grace: float | None = None) -> None:
         """Kill what still runs or waits, and wait until its evidence is kept and it is gone. In a process forked from
-        the spawner's it does nothing: the agents are not its own."""
-        if os.getpid() != self._process:
-            return
+        the spawner's these are its own agents only."""
         with self._lock:
             self._closed = True
         sessions = self.sessions

@@ -112,6 +112,10 @@ class Job:
         self.watches: dict[str, Watch] = {}
         self.keeping: Mapping[str, Mapping[str, str]] = {}  # what `Backend.collect` gave last
 
+    def forked(self) -> None:
+        """In a forked process: the threads that watch are the other's."""
+        self.watches, self._table = {}, threading.Lock()
+
     def watch_from_start(self, session: Session, how: Callable[[DeclaredSandbox], Watching]) -> None:
         """Have all that the session starts watched."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ import pytest
 from sandboxrun import Sandbox, SandboxService, Settings, Verdict
 from sandboxrun.api.sandbox import ExecTimeout
 from sandboxrun.backend.docker.client import Engine
+from sandboxrun.backend.docker.lock import LABEL
 from sandboxrun.backend.errors import EngineUnreachable, NotFound
 from sandboxrun.errors import ApplyError, PlanError, ProfileError, UsageError
 from sandboxrun.evidence.checking import verify_chain
@@ -24,6 +26,7 @@ from sandboxrun.evidence.index import EvidenceError
 from sandboxrun.lifecycle import apply as converge
 from sandboxrun.lifecycle.job import WaitTimeout
 from sandboxrun.profile.loader import load_data
+from sandboxrun.spec.labels import LEASE
 from sandboxrun.spec.state import How
 from tests.conftest import until
 from tests.engine.chaos import killed_at
@@ -445,6 +448,72 @@ def test_threads_make_and_end_sandboxes_side_by_side(service: SandboxService) ->
     assert errors == []
     assert codes == {f"{part}{number}": number for part in "ab" for number in range(3)}
     assert service.list() == ()
+
+
+def test_a_fork_beside_busy_threads_can_use_the_service(service: SandboxService) -> None:
+    over, errors = threading.Event(), list[BaseException]()
+
+    def work(part: str) -> None:
+        try:
+            number = 0
+            while not over.is_set():
+                number += 1
+                with service.sandbox(f"{part}{number}", command=SLEEP, stop_grace_period="0s", network_mode="bridge"):
+                    pass
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(part,)) for part in "ab"]
+    mine = sleeper(service, "mine", stop_grace_period="0s")
+    for thread in threads:
+        thread.start()
+    children = list[int]()
+    for number in range(4):
+        threading.Event().wait(0.7 + 0.2 * number)
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                signal.alarm(150)
+                with service.sandbox(f"child{number}", command=SLEEP, stop_grace_period="0s") as box:
+                    assert box.exec(["true"]).exit_code == 0
+                assert (box.state, mine.state) == ("removed", "running")
+                with pytest.raises(WaitTimeout):
+                    mine.wait(0.1)
+                service.close()
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert (codes, errors) == ([0] * 4, [])
+    assert mine.exec(["true"]).exit_code == 0
+    mine.remove(force=True)
+    assert service.list() == ()
+
+
+def test_a_fork_that_leaves_its_blocks_gives_back_no_lock_and_no_lease(service: SandboxService) -> None:
+    engine, process = service.engine, os.getpid()
+    ours = {LABEL: service.project}
+    try:
+        with engine.lease() as token, service._gate.together() as check:
+            engine._leases[process]._renew()
+            known = [engine.volumes(labels=ours), engine.volumes(labels={LEASE: token})]
+            assert all(known)
+            if (child := os.fork()) == 0:
+                signal.alarm(60)
+                with engine.lease() as own:
+                    assert own != token
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            assert [engine.volumes(labels=ours), engine.volumes(labels={LEASE: token})] == known
+            check()
+    except BaseException as error:
+        if os.getpid() != process:
+            os._exit(7 if isinstance(error, SystemExit) else 1)
+        raise
 
 
 def test_a_project_that_a_profile_declares_is_left_alone(service: SandboxService, busybox: str) -> None:

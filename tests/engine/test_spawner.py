@@ -426,6 +426,37 @@ def test_a_forked_process_ends_nothing_of_its_parents(
     assert ran.returncode == 0, ran.stderr.decode()
 
 
+def test_a_forked_process_has_agents_of_its_own(spawner: AgentSpawner, workspace: Path) -> None:
+    spawner._most = 1
+    with spawner.spawn(["sleep", "600"], workspace=workspace, stop_grace_period="0s") as session:
+        until(lambda: runs_by_now(session))
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                signal.alarm(PATIENCE)
+                with pytest.raises(UsageError, match="is an agent of process"), session:
+                    session.result()
+                with spawner:
+                    assert spawner.spawn(["true"], workspace=workspace).result().ok
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert runs_by_now(session)
+
+
+def test_a_guard_notices_the_end_of_a_process_although_a_forked_one_lives(plain: AgentSpawner, workspace: Path) -> None:
+    with plain.spawn(["sleep", "600"], workspace=workspace) as session:
+        until(lambda: runs_by_now(session))
+        guard = plain._guard._process
+        assert guard is not None and guard.stdin is not None
+        pipe = os.readlink(f"/proc/self/fd/{guard.stdin.fileno()}")
+        if (child := os.fork()) == 0:
+            own = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+            os._exit(1 if pipe in [os.readlink(fd) for fd in own if os.path.lexists(fd)] else 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_a_spawner_collects_unless_told_not_to(
     settings: Settings, project: str, home: Path, workspace: Path, _nothing_left: None
 ) -> None:

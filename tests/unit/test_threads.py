@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from contextvars import ContextVar
@@ -60,3 +62,29 @@ def test_a_call_that_comes_as_a_thread_gives_up_waiting_is_made(monkeypatch: pyt
     for n in range(300):
         assert Aside(partial(int, n), name="again").result(time.monotonic() + 30) == n
         time.sleep(n % 3 / 20_000)
+
+
+def test_after_a_fork_objects_that_live_begin_again_in_the_child_alone() -> None:
+    class Held:
+        def __init__(self, lock: threading.Lock) -> None:
+            self.lock = lock
+
+        def begin(self) -> None:
+            assert not self.lock.locked()  # those that were told before it have begun already
+            self.lock = threading.Lock()
+
+    class First(Held):
+        def begin(self) -> None:
+            last.lock = self.lock = threading.Lock()
+
+    lock = threading.Lock()
+    first, gone, last = First(lock), Held(lock), Held(lock)
+    for held in (first, gone, last):
+        threads.after_fork(held.begin)
+    del gone, held
+    with lock:
+        if (child := os.fork()) == 0:
+            signal.alarm(60)
+            os._exit(0 if first.lock.acquire(blocking=False) and last.lock is not lock else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert first.lock is last.lock is lock

@@ -251,8 +251,7 @@ class Engine(Client):
     def __init__(self, transport: Transport, *, api_version: str | None = None) -> None:
         """Use `transport`; an `api_version` that is not given is agreed upon with the first call."""
         super().__init__(transport, api_version=api_version)
-        self._leases: Leases | None = None
-        self._leasing = threading.Lock()
+        self._leases: dict[int, Leases] = {}  # by process: one that was forked lives by its own
         self._configs: dict[str, ImageConfig] = {}  # by full id, whose meaning never changes
 
     observe = _Verb("observe", "take_snapshot")
@@ -286,10 +285,7 @@ class Engine(Client):
     def lease(self, token: str = "") -> contextlib.AbstractContextManager[str]:
         if token:
             return _part("lease").Leases(self, joins=token).held()
-        with self._leasing:
-            if self._leases is None:
-                self._leases = _part("lease").Leases(self)
-        return self._leases.held()
+        return self._leases.setdefault(os.getpid(), _part("lease").Leases(self)).held()
 
     @property
     def terms(self) -> EngineTerms:

@@ -31,7 +31,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 
 from sandboxrun.backend.docker import transport
 from sandboxrun.backend.errors import Unsupported
-from sandboxrun.threads import together
+from sandboxrun.threads import after_fork, together
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.transport import Endpoint, Tls
@@ -417,7 +417,7 @@ class DockerPyTransport:
         self._where, self._dial, self._size = endpoint, dial, max(10, parallelism)
         self._closed = False
         self.begin()
-        transport.forgetful(self)
+        after_fork(self.begin)
 
     def begin(self) -> None:
         """Without a connection: as made, and in a process forked from the one whose its connections are."""

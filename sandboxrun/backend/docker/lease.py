@@ -18,7 +18,7 @@ from sandboxrun.backend.errors import EngineError
 from sandboxrun.backend.owner import decode, this_process
 from sandboxrun.spec import labels
 from sandboxrun.spec.state import parse_time
-from sandboxrun.threads import begin
+from sandboxrun.threads import after_fork, begin
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -41,6 +41,11 @@ class Leases:
         self._holders = 0
         self._ending = threading.Event()
         self._volumes: list[str] = []
+        after_fork(self._forget)
+
+    def _forget(self) -> None:
+        """In a forked process: what its end finalizes must not end the lease of the process that holds it."""
+        self._lock, self._ending, self._volumes = threading.Lock(), threading.Event(), []
 
     @contextmanager
     def held(self) -> Iterator[str]:

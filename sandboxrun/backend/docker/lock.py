@@ -25,7 +25,7 @@ from sandboxrun.backend.errors import EngineError, LockHeld, LockLost
 from sandboxrun.backend.owner import Owner, clock_mark, clock_set_since, decode, this_process
 from sandboxrun.data import Data
 from sandboxrun.spec.labels import PROJECT, read, text_of
-from sandboxrun.threads import begin
+from sandboxrun.threads import after_fork, begin
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.client import Engine
@@ -107,6 +107,11 @@ class ProjectLock:
         self._until = 0.0
         self._lost = False
         self._ending = threading.Event()
+        after_fork(self._forget)
+
+    def _forget(self) -> None:
+        """In a forked process: it holds nothing, and what its end finalizes must not give back the lock of another."""
+        self._volumes, self._lost, self._ending = [], True, threading.Event()
 
     @property
     def lost(self) -> bool:

@@ -21,12 +21,11 @@ import socket
 import struct
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from msgspec import Struct, structs
@@ -36,6 +35,7 @@ from sandboxrun.data import Data, DataType
 from sandboxrun.errors import Diagnostic, UsageError, printable
 from sandboxrun.profile.files import read_regular
 from sandboxrun.spec.types import size_told
+from sandboxrun.threads import after_fork
 
 if TYPE_CHECKING:
     from sandboxrun.backend.docker.docker_py import DockerPyTransport, HijackedConnection, Response
@@ -369,22 +369,6 @@ def give_up(told: TransportError, error: BaseException) -> NoReturn:
     raise told from (error if told.__traceback__ is None else None)
 
 
-class _Forgetful(Protocol):
-    def begin(self) -> None: ...
-
-
-_forgetful: weakref.WeakSet[_Forgetful] = weakref.WeakSet()
-forgetful = _forgetful.add  # has it `begin` anew in a forked process: two must not use one connection
-
-
-def _forked() -> None:
-    for transport in tuple(_forgetful):
-        transport.begin()
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
 # -- A local engine
 
 _AT_ONCE = 50  # questions: far fewer bytes than a socket takes while nobody reads
@@ -516,7 +500,7 @@ class LocalTransport:
         self._asking: set[socket.socket] = set()
         self._closed = False
         self.begin()
-        forgetful(self)
+        after_fork(self.begin)
 
     def begin(self) -> None:
         """Without a connection: as made, and in a process forked from the one whose its connections are."""

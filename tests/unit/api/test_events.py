@@ -70,3 +70,36 @@ def test_a_coroutine_function_needs_a_loop() -> None:
 
     with pytest.raises(UsageError, match="no event loop runs"):
         Notifier(hear)
+
+
+def test_what_returns_a_coroutine_is_told_as_a_coroutine_function() -> None:
+    told = list[SandboxEvent]()
+
+    async def hear(event: SandboxEvent) -> None:
+        told.append(event)
+
+    class Hearer:
+        async def __call__(self, event: SandboxEvent) -> None:
+            told.append(event)
+
+    async def main() -> tuple[BaseException, ...]:
+        errors: tuple[BaseException, ...] = ()
+        for on_event in (lambda event: hear(event), Hearer(), lambda event: asyncio.ensure_future(hear(event))):
+            tell = Notifier(on_event)
+            tell(MADE)
+            errors += tell.errors
+        while len(told) < 3:
+            await asyncio.sleep(0.01)
+        return errors
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == ()
+    assert told == [MADE] * 3
+
+
+def test_a_coroutine_that_no_loop_can_run_is_an_error() -> None:
+    async def hear(event: SandboxEvent) -> None:
+        raise AssertionError
+
+    tell = Notifier(lambda event: hear(event))
+    tell(MADE)
+    assert [type(error) for error in tell.errors] == [UsageError]

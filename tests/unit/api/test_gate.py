@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,3 +126,27 @@ def test_an_error_inside_gives_the_lock_back() -> None:
     with pytest.raises(ValueError), gate.alone():
         raise ValueError
     assert not lock.held
+
+
+def test_who_is_interrupted_while_it_waits_to_be_alone_keeps_nobody_out() -> None:
+    gate, left = Gate(Lock().hold), threading.Event()
+
+    def later() -> None:
+        with gate.together():
+            left.set()
+
+    def interrupt(*_: object) -> None:
+        start(later)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with gate.together():
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt), gate.alone():
+                pass
+            assert left.wait(30)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with gate.alone():
+        pass
