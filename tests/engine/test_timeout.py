@@ -290,6 +290,7 @@ def test_the_init_is_there_once_for_all_and_again_where_somebody_removed_it(
         client.api.remove_volume(filled)
         failed = cli("run", env=host)
         assert failed.code == 125 and f"something changed the volume {filled}" in failed.err, failed.err
+        assert client.api.inspect_volume(filled)["Labels"] == {labels.INIT: mark}  # the engine made it again, empty
         assert cli("run", env=host).code == 3
         assert client.api.containers(all=True) == []
 

@@ -74,7 +74,10 @@ def encode(
         if entrypoint or command:  # where there is no command at all, the engine is left to say so
             payload.host["Init"] = False  # ours is in its place
             holding = (INIT_PROGRAM, f"timeout={spec.lifetime.timeout}", f"grace={spec.stop_grace_period}", "--")
-            payload.host.setdefault("Mounts", []).append(volume_mount(init_volume, INIT_AT, read_only=True))
+            mount = volume_mount(init_volume, INIT_AT, read_only=True)
+            # where somebody removes the volume now, the engine makes another one, of these
+            mount["VolumeOptions"]["Labels"] = {labels.INIT: init_volume.rpartition("-")[0]}
+            payload.host.setdefault("Mounts", []).append(mount)
             payload.config.update(Entrypoint=[*holding, *entrypoint], Cmd=list(command))
             payload.config["Labels"][labels.INIT] = init_volume
     return payload.body()
