@@ -105,6 +105,9 @@ class Builder:
         self.asked: list[tuple[str | None, dict[str, str]]] = []
         self._output, self._fails = output, fails
 
+    def image_config(self, ref: str) -> None:
+        return None
+
     def build_image(
         self, context: bytes, tag: str | None, *, labels: Mapping[str, str] | None = None, progress: Any = None
     ) -> str:
