@@ -105,9 +105,8 @@ class Repository:
 
     def files(self, commit: str) -> Iterator[tuple[str, str]]:
         """The regular files of a commit as path and object. A tree that holds what no checkout would is refused."""
-        return self._entries(
-            commit, "100644 blob", "100755 blob"
-        )  # no links: what they lead to is not of this revision
+        # no links: what they lead to is not of this revision
+        return self._entries(commit, "100644 blob", "100755 blob")
 
     def _entries(self, commit: str, *kinds: str) -> Iterator[tuple[str, str]]:
         listed = self._git("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit)

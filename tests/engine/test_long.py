@@ -64,7 +64,7 @@ def test_a_gigabyte_streams_through_in_bounded_memory(end: str, profile: Callabl
     kept = {one["path"]: (one["bytes"], one["truncated"]) for one in index["kept"]}
     assert kept["stdout.log"] == (KEPT, True)
     assert [m["reason"] for m in index["missing"] if m["part"] == "logs"] == [
-        f"longer than {KEPT} bytes; what came after is not kept"
+        "longer than 16 MiB; what came after is not kept"
     ]
 
 

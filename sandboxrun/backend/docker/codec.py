@@ -113,17 +113,23 @@ def decode(inspect: Mapping[str, Any], names: Names, recorded: SandboxSpec | Non
     return SandboxSpec(**values)
 
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
 def image_config(inspect: Mapping[str, Any]) -> ImageConfig:
     """From an image's inspect answer, read with the rows' own placements."""
     config = inspect.get("Config") or {}
     live = Live(inspect={"Config": config}, names=Names(project=""))
+    inherited = {row.key: FIELDS[row.key].get(live) for row in ROWS if row.inherited}
+    # Engines give one to what has none; with images in containerd's store they show it as the container's own.
+    inherited["environment"] = freeze({"PATH": _PATH, **inherited["environment"]})
     return ImageConfig(
         id=str(inspect.get("Id") or ""),
         architecture=str(inspect.get("Architecture") or ""),
         digests=tuple(map(str, inspect.get("RepoDigests") or ())),
         volumes=tuple(map(forms.path, config.get("Volumes") or ())),
         reserved=tuple(sorted(n for n in labels.read(config.get("Labels")) if n.startswith(labels.PREFIX))),
-        **{row.key: FIELDS[row.key].get(live) for row in ROWS if row.inherited},
+        **inherited,
     )
 
 

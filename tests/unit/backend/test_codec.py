@@ -180,6 +180,18 @@ def test_what_the_image_gives_is_no_difference() -> None:
     assert without_inherited(SandboxSpec(), IMAGE) == SandboxSpec()
 
 
+def test_the_path_that_an_engine_gives_to_an_image_without_one_is_the_images() -> None:
+    """With images in containerd's store it shows that as an option of the container."""
+    bare, usual = (
+        image_config({"Config": {"Env": None}}),
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    )
+    shown = SandboxSpec(environment=freeze({"PATH": usual, "A": "1"}))
+    assert without_inherited(shown, bare).environment == {"A": "1"}
+    assert without_inherited(SandboxSpec(environment=freeze({"PATH": "/x"})), bare).environment == {"PATH": "/x"}
+    assert without_inherited(shown, IMAGE).environment == {"PATH": usual, "A": "1"}
+
+
 def test_an_entry_point_can_be_taken_away() -> None:
     none = settle(SandboxSpec(entrypoint=(), command=("node",), network_mode="none"))
     assert encode(none, name=NAME, names=NAMES, own_labels={})["Entrypoint"] == []
