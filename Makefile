@@ -32,7 +32,7 @@ check: lint  ## ruff, mypy and every test that needs neither an engine nor HAPro
 # Tests on an engine mostly wait for it: more of them side by side than there are processors.
 test: lint engine image tools  ## that, and the tests on a real engine, with the coverage floors
 	@rm -rf .cache/coverage .cache/junit.xml && mkdir -p .cache/coverage
-	@$(RUN) -m coverage run -m pytest --junitxml=.cache/junit.xml $(SELECT) -n $(or $(WORKERS),6) $(PYTEST_ARGS) \
+	@$(RUN) -m coverage run -m pytest --junitxml=.cache/junit.xml $(SELECT) -n $(or $(WORKERS),4) $(PYTEST_ARGS) \
 		|| $(RUN) -m scripts.again .cache/junit.xml $$?
 	@$(RUN) -m coverage combine --quiet
 	@$(RUN) -m coverage report
