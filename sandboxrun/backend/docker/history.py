@@ -101,13 +101,13 @@ def is_ending(engine: Engine, container: str, seconds: float) -> bool:
     """Whether somebody sent it a signal in the last `seconds`. False where the engine's events can't be asked for.
 
     Each that asks listens for another while: of several that ask at one time, the first one's signal is what the
-    others hear.
+    others hear, unless two stop listening within the time that a signal takes.
     """
     filters = {"type": ["container"], "container": [container], "event": ["kill"]}
     try:
         since = engine.clock() - timedelta(seconds=seconds)
         stream = engine.events(filters=filters, since=f"{since.timestamp():.3f}")
-        with stream, stream.within(0.1 + os.urandom(1)[0] / 512):
+        with stream, stream.within(0.1 + os.urandom(1)[0] / 128):
             return next(iter(stream), None) is not None
     except EngineError:
         return False
