@@ -103,23 +103,22 @@ class Repository:
         if len(found) + bool(re.fullmatch("[0-9a-f]{4,40}|[0-9a-f]{64}", name)) > 1:
             raise GitError(f'"{ref}" has several meanings', help=f"write the whole name: {' or '.join(found)}")
 
-    def files(self, commit: str) -> Iterator[tuple[str, str]]:
-        """The regular files of a commit as path and object. A tree that holds what no checkout would is refused."""
-        # no links: what they lead to is not of this revision
-        return self._entries(commit, "100644 blob", "100755 blob")
-
-    def _entries(self, commit: str, *kinds: str) -> Iterator[tuple[str, str]]:
+    def _held(self, commit: str) -> tuple[dict[str, str], dict[str, str]]:
+        """The regular files of a commit, and its submodules: their objects by path. A tree that holds what no checkout
+        would is refused."""
+        held: dict[str, dict[str, str]] = {"blob": {}, "commit": {}}
         listed = self._git("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", commit)
         for entry in filter(None, listed.split(b"\0")):
             meta, _, raw = entry.partition(b"\t")
-            kind, _, object_id = meta.decode("ascii").rpartition(" ")
+            mode, kind, object_id = meta.decode("ascii").split()
             path = raw.decode("utf-8", "surrogateescape")
-            if kind not in kinds:
-                continue
+            if f"{mode} {kind}" not in ("100644 blob", "100755 blob", "160000 commit"):
+                continue  # links: what they lead to is not of this revision
             steps = path.split("/")
             if any(step in ("", ".", "..") or step.lower() == ".git" or "\0" in step for step in steps):
                 raise GitError(f"the revision {commit[:12]} holds a path that no checkout would have")
-            yield path, object_id
+            held[kind][path] = object_id
+        return held["blob"], held["commit"]
 
     def check_files(self, commit: str, *paths: str) -> None:
         """Raise GitError where the commit has one of the paths as something else than a file: it would be missing."""
@@ -177,7 +176,7 @@ class Repository:
         what is above a file is looked for up to there. With those of submodules, as the revision has them; returns
         which could not be read, by path, with the reason."""
         (into / ".git/objects").mkdir(parents=True, exist_ok=True)
-        left, count = dict(self.files(commit)), 0
+        (left, submodules), count = self._held(commit), 0
         named = Named()
         wanted = [path for path in left if _WANTED.search(path)]
         while wanted:
@@ -191,7 +190,7 @@ class Repository:
                     named.add(content.decode("utf-8", "replace"))
             wanted = [path for path in left if named.has(path.rpartition("/")[2])]
         unread: dict[str, str] = {}
-        for path, pinned in self._entries(commit, "160000 commit"):
+        for path, pinned in submodules.items():
             try:
                 inner = self._submodule(path).export(pinned, into / path)
             except GitError as error:
