@@ -402,8 +402,12 @@ class Client(Closing):
 
     @property
     def counts_usage(self) -> bool:
-        """Rootless under control groups of version 1, an engine has none, and its figures are the machine's."""
-        return self.info().get("CgroupDriver") != "none"
+        """Rootless under control groups of version 1, an engine has none, and its figures are the machine's. That does
+        not change while it runs. Never raises: where nobody can tell, they count as its own."""
+        if self._info is None:
+            with contextlib.suppress(EngineError):
+                self.info()
+        return self._info is None or self._info[1].get("CgroupDriver") != "none"
 
     @property
     def identity(self) -> str:
