@@ -473,15 +473,15 @@ class _Service:
         for name, node, declared in self.joined():
             if self.get("networks") is not None:
                 self.at("networks", name, node)
-            external = declared.get("external")
+            called = _called(declared)
             yield network_of(
                 name,
                 _texts(as_map(declared.get("driver_opts"))),
                 internal=_flag(declared.get("internal")),
-                external=_flag(external) or isinstance(external, MapNode),
+                external="external" in called,
                 ipv6=_flag(declared.get("enable_ipv6")),
                 driver=_text(declared.get("driver")),
-                called=_called(declared).get("name", ""),
+                called=called.get("name", ""),
             )
 
     def ports(self) -> Iterator[Port]:

@@ -96,7 +96,7 @@ DEFAULT_POOLS = (*(Pool(base=base, size=16) for base in _SIXTEENS.split()), Pool
 
 def engine_facts(version: Json, info: Json, networks: Sequence[Json]) -> EngineFacts:
     """The facts of the engine whose answers these are. What an engine leaves out counts as not offered."""
-    security = _security(info.get("SecurityOptions") or ())
+    security = security_of(info)
     told = info.get("DefaultAddressPools") or ()
     pools = tuple(Pool(base=str(p["Base"]), size=int(p["Size"])) for p in told) or DEFAULT_POOLS
     cgroup = str(info.get("CgroupVersion") or "")
@@ -153,10 +153,10 @@ def is_podman(version: Json, info: Json) -> bool:
     return any("podman" in name.lower() for name in names) or "BuildahVersion" in info
 
 
-def _security(options: Iterable[str]) -> dict[str, dict[str, str]]:
+def security_of(info: Json) -> dict[str, dict[str, str]]:
     """`name=seccomp,profile=default` by name; engines before 1.25 and Podman may give the bare name."""
     found: dict[str, dict[str, str]] = {}
-    for option in options:
+    for option in info.get("SecurityOptions") or ():
         pairs: dict[str, str] = {}
         for part in option.split(","):
             key, equals, value = part.partition("=")

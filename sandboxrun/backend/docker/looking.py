@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from sandboxrun.backend.base import Accounts, EngineTerms, GatewayView, HostView, Machine
 from sandboxrun.backend.docker.codec import SEALED, decode_network, gateway_payload, not_taken, observe
+from sandboxrun.backend.docker.facts import security_of
 from sandboxrun.backend.docker.fields import FIELDS, SHOWN
 from sandboxrun.backend.docker.making import login, look_up
 from sandboxrun.backend.docker.observe import own_containers
@@ -129,7 +130,7 @@ def machine(engine: Engine) -> Machine:
         cpus=int(info.get("NCPU") or 0),
         addresses=tuple(own),
         pid=(engine.transport.peer_pid() or 0) if engine.shares_filesystem() else None,
-        rootless="name=rootless" in (info.get("SecurityOptions") or ()),
+        rootless="rootless" in security_of(info),
     )
 
 
